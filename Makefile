@@ -1,0 +1,74 @@
+# Every target sets up what it needs; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# What pip gets to install torch, first and alone. A host with a GPU wants a build of its own:
+#   make setup TORCH="torch==<version> --index-url <where that build is>"
+TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
+EXTRAS ?= worker,test,dev
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(VENV)/bin/pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+BUILD := .build
+PYTHONS := services gateway scripts tests benchmarks docs examples protos
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(STAMP)  ## makes .venv and installs into it; all others depend on it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is older. Say which: make PYTHON=python3.11")'
+	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
+	echo "Installing into $(VENV) (torch first; minutes when nothing is cached) ..."
+	mkdir -p $(BUILD)
+	$(PIP) install --quiet $(TORCH)
+	# Held at what is installed now: anything else would pull gigabytes of another build.
+	{ grep -v '^torch==' constraints.txt; $(PIP) list --format freeze | grep '^torch=='; } > $(BUILD)/constraints.txt
+	$(PIP) install --quiet -c $(BUILD)/constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+.PHONY: demo
+demo: setup  ## transcribes examples/ through all three processes, offline, and scores it
+	@$(RUN) -m scripts.demo
+
+.PHONY: test
+test: setup  ## every test that this machine can run
+	@$(RUN) -m pytest -ra
+
+.PHONY: up
+up: setup  ## worker, controller and gateway in the foreground
+	@exec $(RUN) -m scripts.up
+
+.PHONY: bench
+bench: setup  ## the benchmarks
+	@$(RUN) -m benchmarks
+
+.PHONY: check
+check: setup  ## format, lint, types, import rules, contracts, generated files
+	@$(RUN) -m ruff format --check --quiet . || { echo "Not formatted; run: .venv/bin/ruff format ."; exit 1; }
+	$(RUN) -m ruff check --quiet .
+	$(RUN) -m mypy
+	PYTHONPATH=. $(VENV)/bin/lint-imports
+	mkdir -p $(BUILD)
+	$(RUN) protos/generate.py --image $(BUILD)/image.binpb
+	$(VENV)/bin/buf lint $(BUILD)/image.binpb --config buf.yaml --path bulkscribe
+	scripts/check_breaking.sh
+	scripts/check_generated.sh
+	echo "All checks passed."
+
+.PHONY: protos
+protos: setup  ## makes the stubs in protos/gen from the contracts
+	@$(RUN) protos/generate.py
+
+.PHONY: docs
+docs: setup  ## makes the generated tables of the documentation
+	@$(RUN) docs/generate.py

@@ -1,0 +1,124 @@
+"""A whole system for a benchmark: three processes, the bundled models, a folder that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from scripts.batch.answers import Upload, read_report
+from scripts.batch.client import Gateway
+from scripts.batch.outages import Outages
+from scripts.batch.state import Session, Status
+from scripts.processes import ROOT, Launch, launched
+from scripts.system import ScratchSystem, scratch_system
+
+READY_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """``folder`` is scratch space on the disk that the processes write to."""
+
+    system: ScratchSystem
+    launch: Launch
+    folder: Path
+
+    def peak_megabytes(self) -> Mapping[str, float]:
+        """The highest resident memory of each process so far, as the kernel counts it (VmHWM)."""
+        return {name: _peak_megabytes(pid) for name, pid in self.launch.pids.items()}
+
+    def cpu_seconds(self, name: str) -> float:
+        """User and system time of one process so far."""
+        fields = Path(f"/proc/{self.launch.pids[name]}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100  # USER_HZ, proc(5)
+
+
+@asynccontextmanager
+async def running(**settings: str) -> AsyncIterator[Running]:
+    """Once the worker has loaded its models."""
+    with tempfile.TemporaryDirectory(prefix="bulkscribe-bench-", dir=scratch_root()) as scratch:
+        folder = Path(scratch)
+        system = scratch_system(folder, folder / "logs", **settings)
+        async with launched(system.services, folder / "logs") as launch:
+            await _wait_ready(system)
+            yield Running(system, launch, folder)
+
+
+def scratch_root() -> Path:
+    """On the repository's disk: a temporary folder may be memory."""
+    root = ROOT / ".build" / "bench"
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[Gateway]:
+    """The batch runner's own client, in a session of its own."""
+
+    def renewed(_session: Session) -> None:
+        return None
+
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        gateway = Gateway(http, url, None, renewed, Outages(print))
+        await gateway.connect()
+        yield gateway
+
+
+async def send(gateway: Gateway, recording: Path) -> str:
+    """Uploads a recording; returns the upload's id."""
+    size_bytes = (await asyncio.to_thread(recording.stat)).st_size
+    upload = await gateway.upload(recording, recording.name, size_bytes, lambda _size: None)
+    if not isinstance(upload, Upload):
+        raise TypeError(f"the gateway refuses {recording.name}: {upload.message}")
+    return upload.upload_id
+
+
+async def until(gateway: Gateway, job_id: str, status: Status, seconds: float) -> None:
+    """Follows a job's events to a status. Raises RuntimeError when it ends otherwise, TimeoutError."""
+    async with asyncio.timeout(seconds), aclosing(gateway.events(job_id, "")) as events:
+        async for event in events:
+            report = read_report(json.loads(event.data))
+            if report is not None and report.status is status:
+                return
+    raise RuntimeError(f"the job {job_id} ended without becoming {status.value}")
+
+
+async def run_batch(folder: Path, url: str, output: Path, *options: str) -> None:
+    """`scripts/run_batch.sh` over a folder, quietly. Raises RuntimeError with its output unless all is complete."""
+    process = await asyncio.create_subprocess_exec(
+        ROOT / "scripts" / "run_batch.sh",
+        *("--input", str(folder), "--controller", url, "--remote", "--model", "demo", "--output", str(output)),
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"run_batch.sh ended with {process.returncode}:\n{out.decode()}")
+
+
+async def _wait_ready(system: ScratchSystem) -> None:
+    """Until the default model is loaded and diarization is there, or known not to be."""
+    headers = {"Authorization": f"Bearer {system.environment['WORKER_TOKEN']}"}
+    async with asyncio.timeout(READY_SECONDS), aiohttp.ClientSession(headers=headers) as http:
+        while True:
+            async with http.get(f"{system.worker_url}/v1/ping") as response:
+                answer = await response.json()
+            states = {model["name"]: model["state"] for model in answer["models"]}
+            if states[answer["model"]] == "loaded" and (answer["diarization"] or answer["diarizationError"]):
+                return
+            await asyncio.sleep(0.2)
+
+
+def _peak_megabytes(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"the kernel does not tell the peak memory of process {pid}")

@@ -1,0 +1,1 @@
+"""The addresses of the gateway, by what they are about."""

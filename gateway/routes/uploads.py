@@ -1,0 +1,165 @@
+"""POST /api/uploads: recordings stream through to the controller, never held in memory.
+
+A file that is bad (no audio, too large) is an entry of `errors` and the files beside it are kept; a request that is
+malformed, or a controller that is away, fails the whole request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import structlog
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from gateway import wire
+from gateway.answers import RefusedFile, UploadAnswer, UploadsAnswer
+from gateway.controller import Controller, UploadStream
+from gateway.endpoints import Endpoint
+from gateway.metrics import Metrics
+from gateway.sessions import owner_of
+from services.contract.errors import Reason, ServiceError
+from services.contract.filenames import safe_filename
+from services.contract.limits import MEGABYTE
+
+log = structlog.get_logger()
+
+FIELD = "files"
+READ_BYTES = 512 * 1024
+"""What is read and sent on at once. aiohttp reads parts twice as fast in such pieces as in its default of 8 KiB."""
+
+DISCARD_SECONDS = 5.0
+
+# What is wrong with one file, and not with the request or the system.
+OF_THE_FILE = frozenset(
+    {
+        Reason.AUDIO_INVALID,
+        Reason.FILE_TOO_LARGE,
+        Reason.STORAGE_FULL,
+        Reason.UPLOAD_DIGEST_MISMATCH,
+        Reason.INVALID_REQUEST,
+    }
+)
+
+
+class UploadRoutes:
+    def __init__(self, controller: Controller, metrics: Metrics, max_bytes: int) -> None:
+        self._controller = controller
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+
+    def endpoints(self) -> list[Endpoint]:
+        errors = (Reason.INVALID_REQUEST, Reason.STORAGE_FULL, Reason.CONTROLLER_UNREACHABLE)
+        return [
+            Endpoint(
+                "POST", "/api/uploads", self.create, "Takes recordings", UploadsAnswer, multipart=True, errors=errors
+            )
+        ]
+
+    async def create(self, request: web.Request) -> web.Response:
+        answer: UploadsAnswer = {"uploads": [], "errors": []}
+        try:
+            async for part in _files(request):
+                await self._take(owner_of(request), part, answer)
+        except (ValueError, HttpProcessingError) as error:
+            log.info("upload_malformed", error=str(error))
+            raise ServiceError(Reason.INVALID_REQUEST, "The body is not well-formed multipart/form-data.") from error
+        _check_outcome(answer)
+        return web.json_response(answer)
+
+    async def _take(self, owner: str, part: BodyPartReader, answer: UploadsAnswer) -> None:
+        name = safe_filename(part.filename)
+        try:
+            answer["uploads"].append(await self._upload(owner, name, part))
+        except ServiceError as error:
+            if error.reason not in OF_THE_FILE:
+                raise
+            self._metrics.uploads.labels(error.reason.value).inc()
+            log.info("upload_refused", filename=name, code=error.reason.value)
+            answer["errors"].append(_refused(name, error))
+            await _drain(part)
+
+    async def _upload(self, owner: str, name: str, part: BodyPartReader) -> UploadAnswer:
+        upload_id = await self._controller.create_upload(owner, name)
+        try:
+            async with self._controller.write_upload(owner, upload_id) as stream:
+                await self._copy(part, stream)
+                upload = await stream.finish()
+        except BaseException as error:
+            await self._discard(owner, upload_id, error)
+            raise
+        self._metrics.uploads.labels("complete").inc()
+        log.info("upload_complete", upload_id=upload_id, filename=name, bytes=upload.committed_bytes)
+        return wire.upload_answer(upload)
+
+    async def _copy(self, part: BodyPartReader, stream: UploadStream) -> None:
+        taken = 0
+        while not part.at_eof():
+            data = await part.read_chunk(READ_BYTES)
+            taken += len(data)
+            if taken > self._max_bytes:
+                limit = self._max_bytes // MEGABYTE
+                raise ServiceError(
+                    Reason.FILE_TOO_LARGE,
+                    f"The file is larger than {limit} MB. Split it, or raise GATEWAY_MAX_UPLOAD_MB.",
+                )
+            if data:
+                await stream.write(data)
+                self._metrics.upload_bytes.inc(len(data))
+
+    async def _discard(self, owner: str, upload_id: str, error: BaseException) -> None:
+        """Removes what was begun: over HTTP nobody can go on with it. The controller may have removed it itself."""
+        if isinstance(error, ServiceError) and error.reason is Reason.CONTROLLER_UNREACHABLE:
+            return
+        if isinstance(error, asyncio.CancelledError | ConnectionError):
+            self._metrics.uploads.labels("cut").inc()
+            log.warning("upload_cut", upload_id=upload_id, reason="the client went away or the gateway stops")
+        busy = AsyncRetrying(
+            retry=retry_if_exception(_is_busy),  # the stream that was just canceled may not have ended there
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=stop_after_delay(DISCARD_SECONDS),
+            reraise=True,
+        )
+        with suppress(ServiceError, TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                await busy(self._controller.delete_upload, owner, upload_id)
+
+
+async def _files(request: web.Request) -> AsyncIterator[BodyPartReader]:
+    """The parts of the field `files`; others are read and dropped. Raises ValueError when the body is malformed."""
+    if request.content_type != "multipart/form-data":
+        raise ServiceError(
+            Reason.INVALID_REQUEST, f"Send the recordings as multipart/form-data, in the field `{FIELD}`."
+        )
+    reader = await request.multipart()
+    async for part in reader:
+        if not isinstance(part, BodyPartReader):
+            raise ServiceError(Reason.INVALID_REQUEST, "A multipart within a multipart is not taken.")
+        if part.name == FIELD:
+            yield part
+        await _drain(part)
+
+
+async def _drain(part: BodyPartReader) -> None:
+    while not part.at_eof():
+        await part.read_chunk(READ_BYTES)
+
+
+def _refused(name: str, error: ServiceError) -> RefusedFile:
+    return {"filename": name, "code": error.reason.value, "error": error.message}
+
+
+def _check_outcome(answer: UploadsAnswer) -> None:
+    if answer["uploads"]:
+        return
+    if not answer["errors"]:
+        raise ServiceError(Reason.INVALID_REQUEST, f"There is no file in the field `{FIELD}`.")
+    if all(refused["code"] == Reason.STORAGE_FULL.value for refused in answer["errors"]):
+        raise ServiceError(Reason.STORAGE_FULL)
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, ServiceError) and error.reason is Reason.UPLOAD_BUSY

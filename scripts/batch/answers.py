@@ -1,0 +1,105 @@
+"""What the gateway answers, as values; everything else in an answer is passed over. Raises Faulty for what the API does not promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.batch.outages import Faulty
+from scripts.batch.state import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    upload_id: str
+    sha256: str | None
+    duration_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedFile:
+    """The server took the request and refused the recording."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """``percent`` is of the whole job, 0 to 100; ``last_event`` the newest event that it has in it."""
+
+    job_id: str
+    status: Status
+    execution_mode: str
+    stage: str = ""
+    percent: float = 0.0
+    message: str = ""
+    error_code: str | None = None
+    error: str | None = None
+    duration_seconds: float | None = None
+    last_event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an event says about a job."""
+
+    status: Status
+    stage: str
+    percent: float
+    message: str
+
+
+def read_upload(document: Any) -> Upload | RejectedFile:
+    """The one upload of an answer to one file."""
+    try:
+        for refused in document.get("errors") or ():
+            return RejectedFile(str(refused.get("code") or "UPLOAD_REJECTED"), str(refused.get("error") or ""))
+        upload = document["uploads"][0]
+        return Upload(str(upload["id"]), _text(upload.get("sha256")), _seconds(upload.get("durationSeconds")))
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise Faulty("the answer to an upload names none") from error
+
+
+def read_job(document: Any) -> Job:
+    """A job from GET /api/jobs/{id}, or the shorter one from POST /api/jobs."""
+    try:
+        progress = document.get("progress") or {}
+        return Job(
+            job_id=str(document["jobId"]),
+            status=Status(document["status"]),
+            execution_mode=str(document["executionMode"]),
+            stage=str(progress.get("stage") or ""),
+            percent=float(progress.get("percent") or 0.0),
+            message=str(document.get("message") or ""),
+            error_code=_text(document.get("lastErrorCode")),
+            error=_text(document.get("lastErrorMessage")),
+            duration_seconds=_seconds(document.get("audioDurationSeconds")),
+            last_event=str(document.get("lastEventId") or ""),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Faulty("the answer is no job") from error
+
+
+def read_report(document: Any) -> Report | None:
+    """What a `status` event says; None for events of other kinds."""
+    if not isinstance(document, dict) or "status" not in document:
+        return None
+    try:
+        progress = document.get("progress") or {}
+        return Report(
+            Status(document["status"]),
+            str(progress.get("stage") or ""),
+            float(progress.get("percent") or 0.0),
+            str(document.get("message") or ""),
+        )
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)

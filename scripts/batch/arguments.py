@@ -1,0 +1,192 @@
+"""The command line: what it may say, and one line for what it may not."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+PROGRAM = "run_batch.sh"
+EXIT_WRONG_USE = 2
+
+FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
+DEFAULT_FORMATS = ("txt", "json", "srt")
+STATE_NAME = "batch_state.json"
+OUTPUT_NAME = "transcripts"
+
+_DESCRIPTION = """\
+Transcribes every recording in a folder. What was reached is kept in the state file after every change: run the same
+command again after any interruption and it goes on; nothing is uploaded, submitted or transcribed twice."""
+
+_EPILOG = """\
+exit status: 0 all are complete; 1 some failed or were canceled; 2 wrong use; 130 ended by Ctrl-C (143 by SIGTERM)"""
+
+
+class WrongUse(Exception):
+    """The command cannot be carried out as it was given; the message is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """``parallel`` is in recordings, ``diarization_max_duration`` in seconds."""
+
+    input: Path
+    controller: str
+    remote: bool
+    diarization: bool
+    model: str
+    state: Path
+    parallel: int
+    diarization_max_duration: float | None
+    fast_switching: bool
+    language: str | None
+    output: Path
+    formats: tuple[str, ...]
+    retry_failed: bool
+
+    def job_options(self) -> dict[str, object]:
+        """The `options` of POST /api/jobs; what was not asked for is left to the server's defaults."""
+        options: dict[str, object] = {
+            "model": self.model,
+            "useRemoteWorker": self.remote,
+            "diarizationEnabled": self.diarization,
+        }
+        if self.diarization_max_duration is not None:
+            options["diarizationMaxDurationSeconds"] = self.diarization_max_duration
+        if self.fast_switching:
+            options["diarizationFastSwitching"] = True
+        if self.language is not None:
+            options["language"] = self.language
+        return options
+
+    @property
+    def execution_mode(self) -> str:
+        """What is asked for; the server's answer says what it is."""
+        return "remote" if self.remote else "local"
+
+
+def parse_arguments(arguments: Sequence[str]) -> Arguments:
+    """Ends the program after `--help` (0) and, with one line, on wrong use (2)."""
+    given = _parser().parse_args(arguments)
+    folder: Path = given.input
+    return Arguments(
+        input=folder,
+        controller=given.controller,
+        remote=given.remote,
+        diarization=given.diarization,
+        model=given.model,
+        state=given.state or folder / STATE_NAME,
+        parallel=given.parallel,
+        diarization_max_duration=given.diarization_max_duration,
+        fast_switching=given.fast_switching,
+        language=given.language,
+        output=given.output or folder / OUTPUT_NAME,
+        formats=given.formats,
+        retry_failed=given.retry_failed,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the whole usage above it."""
+        line = " ".join(message.split())
+        self.exit(EXIT_WRONG_USE, f"{PROGRAM}: {line} (see {PROGRAM} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--input", type=_folder, required=True, metavar="DIR", help="folder of the recordings (required)")
+    add("--controller", type=_url, default="http://localhost:8476", metavar="URL", help="the gateway (%(default)s)")
+    add("--remote", action="store_true", help="ask for a remote GPU worker")
+    add("--diarization", action="store_true", help="tell the speakers apart")
+    add("--model", type=_name, default="large-v3", help="Whisper model (%(default)s)")
+    add("--state", type=_path, metavar="FILE", help=f"state file (DIR/{STATE_NAME})")
+    add("--parallel", type=_count, default=1, metavar="N", help="recordings in flight at once (%(default)s)")
+    add(
+        "--diarization-max-duration",
+        type=_seconds,
+        metavar="S",
+        help="longest stretch that is diarized at once, in seconds",
+    )
+    add("--fast-switching", action="store_true", help="diarize shorter chunks with more overlap: finer turns, slower")
+    add("--language", type=_name, metavar="CODE", help="spoken language, as en or de (detected)")
+    add("--output", type=_path, metavar="DIR", help=f"where the transcripts go (DIR/{OUTPUT_NAME})")
+    add(
+        "--formats",
+        type=_formats,
+        default=DEFAULT_FORMATS,
+        metavar="LIST",
+        help=f"of {','.join(FORMATS)} ({','.join(DEFAULT_FORMATS)})",
+    )
+    add("--retry-failed", action="store_true", help="try recordings again that failed or were canceled before")
+    return parser
+
+
+def _folder(text: str) -> Path:
+    path = _path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return path
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    return Path(text).expanduser()
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text.strip())
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or not text.isprintable() or " " in text.strip() or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address; it must be http://host:port or https://host:port"
+        )
+    return text.strip().rstrip("/")
+
+
+def _name(text: str) -> str:
+    name = text.strip()
+    if not name or not name.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name")
+    return name
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{name!r} is no format; known are {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(names))

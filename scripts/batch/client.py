@@ -1,0 +1,304 @@
+"""Calls to the gateway. An outage is waited for; a session that ended is renewed; a refusal is an exception.
+
+The session's cookie and CSRF token go out as headers made here, so that no cookie jar's rules come between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import aiohttp
+
+from scripts.batch import answers
+from scripts.batch.events import Event, EventDecoder
+from scripts.batch.multipart import UnreadableRecording, open_recording, recording_body
+from scripts.batch.outages import Away, Faulty, Outages, persistently
+from scripts.batch.recordings import shown
+from scripts.batch.state import Session
+from scripts.batch.storage import replacing
+
+COOKIE = "bulkscribe_session"
+CSRF_HEADER = "X-CSRF-Token"
+
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+"""How long an answer may stand still: the gateway itself gives up on the controller after 10 s."""
+UPLOAD_STALL_SECONDS = 300.0
+"""How long an upload may stand still; the check of a long recording at its end counts as standing still."""
+EVENT_SILENCE_SECONDS = 45.0
+"""The stream has a comment every 15 s at least; after three that are missing it is dead."""
+
+WAITED_FOR = frozenset({408, 425, 429, 502, 503, 504, 507})
+"""Statuses of an outage: restarting, overloaded, or a disk that is full."""
+LONGEST_REASON = 300
+
+Result = TypeVar("Result")
+
+
+class Refused(Exception):
+    """The gateway refuses, and would again (4xx)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}" if code else message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+    @property
+    def unknown(self) -> bool:
+        """What was asked about is not there, or another session's."""
+        return self.status == 404
+
+
+class Gateway:
+    """One session with one gateway; ``renewed`` hears of every new session before anything is sent in it."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        url: str,
+        session: Session | None,
+        renewed: Callable[[Session], None],
+        outages: Outages,
+    ) -> None:
+        self._http = http
+        self._url = url
+        self._session = session
+        self._renewed = renewed
+        self._outages = outages
+        self._renewing = asyncio.Lock()
+        self._doubtful = True  # whether the session may have ended since it was last used
+
+    @property
+    def session(self) -> Session | None:
+        return self._session
+
+    async def connect(self) -> None:
+        """Makes sure of the session. Raises Refused or Faulty when this is no gateway."""
+        await persistently(self._outages, "session", self._assure_session)
+
+    async def upload(
+        self, path: Path, name: str, size_bytes: int, sent: Callable[[int], None]
+    ) -> answers.Upload | answers.RejectedFile:
+        """Sends a recording from the disk; ``sent`` hears the bytes of this try, from 0 again at each.
+
+        Raises UnreadableRecording, Refused or Faulty.
+        """
+
+        async def attempt() -> answers.Upload | answers.RejectedFile:
+            sent(0)
+            return answers.read_upload(await self._send_recording(path, name, size_bytes, sent))
+
+        return await self._call("upload", attempt)
+
+    async def create_job(self, upload_id: str, options: Mapping[str, object], request_id: str) -> answers.Job:
+        """The upload's job; the same ``request_id`` never makes another. Raises Refused or Faulty."""
+        body = {"uploadIds": [upload_id], "options": dict(options), "requestId": request_id}
+
+        async def attempt() -> answers.Job:
+            async with self._request("POST", "/api/jobs", json=body) as response:
+                return answers.read_job(await _json(response))
+
+        return await self._call("submit", attempt)
+
+    async def job(self, job_id: str) -> answers.Job:
+        """Raises Refused (``unknown`` when there is no such job) or Faulty."""
+
+        async def attempt() -> answers.Job:
+            async with self._request("GET", _job_path(job_id)) as response:
+                return answers.read_job(await _json(response))
+
+        return await self._call("job", attempt)
+
+    async def cancel(self, job_id: str) -> None:
+        """Raises Refused (a job that has ended, or is unknown) or Faulty."""
+
+        async def attempt() -> None:
+            async with self._request("POST", f"{_job_path(job_id)}/cancel"):
+                return
+
+        await self._call("cancel", attempt)
+
+    async def events(self, job_id: str, last_event: str) -> AsyncGenerator[Event, None]:
+        """The events after ``last_event`` until the stream ends. Raises Away, Faulty or Refused: one try only."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event} if last_event else {})
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=EVENT_SILENCE_SECONDS)
+        decoder = EventDecoder()
+        async with self._request("GET", f"{_job_path(job_id)}/events", headers=headers, timeout=timeout) as response:
+            if response.content_type != "text/event-stream":
+                raise Faulty("the gateway's events are no event stream")
+            async for piece in response.content.iter_any():
+                for event in decoder.feed(piece):
+                    yield event
+
+    async def save_transcript(self, job_id: str, form: str, path: Path) -> None:
+        """Puts the transcript at ``path`` when it is whole. Raises Refused, Faulty or StorageError."""
+
+        async def attempt() -> None:
+            with replacing(path) as file:
+                async with self._request("GET", f"{_job_path(job_id)}/transcript", params={"format": form}) as response:
+                    async for piece in response.content.iter_any():
+                        file.write(piece)
+
+        await self._call("transcript", attempt)
+
+    async def _call(self, kind: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Tries until the gateway is there and knows the session."""
+
+        async def in_session() -> Result:
+            await self._assure_session()
+            used = self._session
+            try:
+                return await attempt()
+            except Refused as error:
+                if not _is_of_session(error) or not await self._renews(used):
+                    raise
+                return await attempt()
+
+        return await persistently(self._outages, kind, in_session)
+
+    async def _renews(self, used: Session | None) -> bool:
+        """Whether there is another session now than the one that was refused."""
+        if self._session == used:
+            self._doubtful = True
+            await self._assure_session()
+        return self._session != used
+
+    async def _assure_session(self) -> None:
+        """Asks for the session's state where that is in doubt; takes the new one if the gateway gives another."""
+        async with self._renewing:
+            if not self._doubtful:
+                return
+            async with self._request("GET", "/api/session") as response:
+                session = _answered_session(await _json(response), response, self._session)
+            if session != self._session:
+                self._renewed(session)
+            self._session, self._doubtful = session, False
+
+    async def _send_recording(self, path: Path, name: str, size_bytes: int, sent: Callable[[int], None]) -> Any:
+        body = recording_body(name, size_bytes)
+        unreadable: list[UnreadableRecording] = []
+
+        async def pieces(file: BinaryIO, moved: Callable[[], None]) -> AsyncIterator[bytes]:
+            total = 0
+            try:
+                async for piece in body.pieces(file):
+                    moved()
+                    yield piece
+                    total = min(total + len(piece), size_bytes)
+                    sent(total)
+            except UnreadableRecording as error:  # which the HTTP library would make a lost connection
+                unreadable.append(error)
+                raise
+
+        headers = {"Content-Type": body.content_type, "Content-Length": str(body.length)}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+        try:
+            with open_recording(path) as file:
+                async with _stall_guard() as moved:
+                    more: dict[str, Any] = {"data": pieces(file, moved), "headers": headers, "timeout": timeout}
+                    async with self._request("POST", "/api/uploads", **more) as response:
+                        moved()
+                        return await _json(response)
+        except Away:
+            if unreadable:
+                raise unreadable[0] from None
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _request(self, method: str, path: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer below 400. Raises Away, Faulty or Refused, for a connection that is lost while it is read, too."""
+        headers = {**self._headers(), **more.pop("headers", {})}
+        usual = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
+        more.setdefault("timeout", usual)
+        try:
+            async with self._http.request(method, self._url + path, headers=headers, **more) as response:
+                if response.status >= 400:
+                    await _refuse(response)
+                yield response
+        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects, aiohttp.ClientConnectorCertificateError) as error:
+            raise Refused(0, "", f"the address cannot be used: {shown(str(error))}") from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            self._doubtful = True  # it may come back with another key
+            raise Away(f"{shown_url(self._url)} {_reason(error)}") from error
+
+    def _headers(self) -> dict[str, str]:
+        if self._session is None:
+            return {}
+        return {"Cookie": f"{COOKIE}={self._session.cookie}", CSRF_HEADER: self._session.csrf_token}
+
+
+@contextlib.asynccontextmanager
+async def _stall_guard() -> AsyncIterator[Callable[[], None]]:
+    """Raises Away when what it yields is not called for too long."""
+    now = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(UPLOAD_STALL_SECONDS) as deadline:
+            yield lambda: deadline.reschedule(now() + UPLOAD_STALL_SECONDS)
+    except TimeoutError as error:
+        raise Away(f"an upload stood still for {UPLOAD_STALL_SECONDS:.0f} s") from error
+
+
+def _answered_session(document: Any, response: aiohttp.ClientResponse, used: Session | None) -> Session:
+    """The cookie that the answer sets, or the one that was sent where it sets none."""
+    csrf_token = document.get("csrfToken") if isinstance(document, dict) else None
+    morsel = response.cookies.get(COOKIE)
+    cookie = morsel.value if morsel else used.cookie if used else None
+    if not isinstance(csrf_token, str) or not cookie:
+        raise Faulty(f"{shown_url(str(response.url.origin()))} answers, but is no gateway")
+    return Session(cookie, csrf_token)
+
+
+async def _refuse(response: aiohttp.ClientResponse) -> None:
+    """Raises what an error status means."""
+    code, message = _error_text(await response.text(errors="replace"))
+    message = message or f"HTTP {response.status} {response.reason or ''}".strip()
+    if response.status in WAITED_FOR:
+        raise Away(f"{message.rstrip('.')} ({response.status})")
+    if response.status >= 500:
+        raise Faulty(f"{message.rstrip('.')} ({response.status})")
+    raise Refused(response.status, code, message)
+
+
+def _error_text(body: str) -> tuple[str, str]:
+    """(code, message) of an error as JSON; nothing of any other."""
+    try:
+        document = json.loads(body)
+        return str(document.get("code") or ""), shown(str(document.get("error") or ""))[:LONGEST_REASON]
+    except (ValueError, AttributeError):
+        return "", ""
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    try:
+        return json.loads(await response.read())
+    except ValueError as error:
+        raise Faulty(f"the answer to {response.method} {response.url.path} is no JSON") from error
+
+
+def _is_of_session(error: Refused) -> bool:
+    return error.status == 401 or (error.status == 403 and error.code in ("CSRF_INVALID", ""))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "does not answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot be reached ({shown(error.os_error.strerror or str(error.os_error))})"
+    return "broke the connection off"
+
+
+def _job_path(job_id: str) -> str:
+    return f"/api/jobs/{quote(job_id, safe='')}"
+
+
+def shown_url(url: str) -> str:
+    """The address without a password that it may hold."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

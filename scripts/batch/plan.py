@@ -1,0 +1,84 @@
+"""What a run has to do: what is there against what the state says was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from scripts.batch.arguments import Arguments
+from scripts.batch.recordings import Fingerprint, Recording, fingerprint, shown
+from scripts.batch.runner import missing_transcripts
+from scripts.batch.state import Entry, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``pending`` is worked on; ``skipped`` is complete, of which ``incomplete`` lacks transcripts; ``left`` failed."""
+
+    pending: tuple[Recording, ...]
+    skipped: tuple[Recording, ...]
+    incomplete: tuple[Recording, ...]
+    left: tuple[Recording, ...]
+    entries: Mapping[str, Entry]
+    notes: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[Recording, ...]:
+        return tuple(sorted((*self.pending, *self.skipped, *self.left), key=lambda recording: recording.name))
+
+
+def make_plan(recordings: Sequence[Recording], entries: Mapping[str, Entry], arguments: Arguments) -> Plan:
+    """``entries`` of the plan are those of all its recordings as the run begins."""
+    present = [*recordings, *_followed(recordings, entries, arguments)]
+    begun = {recording.name: _begun(recording, entries, arguments) for recording in present}
+    by_status = {recording.name: begun[recording.name].status for recording in present}
+    skipped = tuple(recording for recording in present if by_status[recording.name] is Status.COMPLETE)
+    left = tuple(recording for recording in present if by_status[recording.name] in (Status.FAILED, Status.CANCELED))
+    return Plan(
+        pending=tuple(recording for recording in present if not by_status[recording.name].ended),
+        skipped=skipped,
+        incomplete=tuple(recording for recording in skipped if missing_transcripts(recording, arguments)),
+        left=left,
+        entries=begun,
+        notes=tuple(_notes(skipped, begun)),
+    )
+
+
+def _followed(
+    recordings: Sequence[Recording], entries: Mapping[str, Entry], arguments: Arguments
+) -> Iterator[Recording]:
+    """Recordings that are no longer in the folder, but whose job has not ended: they need no file any more."""
+    present = {recording.name for recording in recordings}
+    for name, entry in entries.items():
+        if name not in present and entry.job_id is not None and not entry.status.ended:
+            yield Recording(name, arguments.input / name)
+
+
+def _begun(recording: Recording, entries: Mapping[str, Entry], arguments: Arguments) -> Entry:
+    """The entry that a run begins with."""
+    entry = entries.get(recording.name)
+    if entry is None:
+        return Entry(Status.QUEUED, arguments.execution_mode)
+    changed = entry.content is not None and _content(recording) not in (None, entry.content)
+    if entry.status in (Status.FAILED, Status.CANCELED):
+        return entry.anew(upload=changed) if arguments.retry_failed else entry
+    if not entry.status.ended and entry.job_id is None and changed:
+        return entry.anew(upload=True)
+    return entry
+
+
+def _notes(skipped: Sequence[Recording], entries: Mapping[str, Entry]) -> Iterator[str]:
+    for recording in skipped:
+        before, now = entries[recording.name].content, _content(recording)
+        if before is not None and now is not None and before.size_bytes != now.size_bytes:
+            yield (
+                f"{shown(recording.name)}: skipped as complete, but the file has changed since; to transcribe it "
+                "again, remove its entry from the state file"
+            )
+
+
+def _content(recording: Recording) -> Fingerprint | None:
+    try:
+        return fingerprint(recording.path)
+    except OSError:
+        return None

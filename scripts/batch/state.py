@@ -1,0 +1,216 @@
+"""What was reached: one JSON file, replaced whole after every change, so that a run can be cut anywhere.
+
+The file holds the session, so only its owner may read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from scripts.batch.recordings import Fingerprint
+from scripts.batch.storage import replacing
+
+
+class Status(Enum):
+    """The states of a job; a recording that has none yet is queued."""
+
+    QUEUED = "queued"
+    QUEUED_REMOTE = "queued_remote"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.COMPLETE, Status.FAILED, Status.CANCELED)
+
+
+class StateError(Exception):
+    """The state file cannot be read; the message says why. It is left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """``cookie`` is the session cookie's value; both are secrets."""
+
+    cookie: str
+    csrf_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How far one recording is. ``submissions`` counts the jobs made for it; ``request_id`` names the latest."""
+
+    status: Status
+    execution_mode: str
+    upload_id: str | None = None
+    job_id: str | None = None
+    request_id: str | None = None
+    submissions: int = 0
+    content: Fingerprint | None = None
+    sha256: str | None = None
+    duration_seconds: float | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+    def uploaded(self, upload_id: str, content: Fingerprint, sha256: str | None, duration: float | None) -> Entry:
+        return replace(self, upload_id=upload_id, content=content, sha256=sha256, duration_seconds=duration)
+
+    def submitting(self) -> Entry:
+        """With the id of the request that is about to be sent: the same upload and count give the same id."""
+        return replace(self, request_id=f"batch-{self.upload_id}-{self.submissions}")
+
+    def submitted(self, job_id: str) -> Entry:
+        return replace(self, job_id=job_id)
+
+    def failed(self, code: str | None, message: str) -> Entry:
+        return replace(self, status=Status.FAILED, error_code=code, error=message)
+
+    def anew(self, *, upload: bool) -> Entry:
+        """For another job; with ``upload`` the recording is sent again, too."""
+        kept = replace(
+            self,
+            status=Status.QUEUED,
+            job_id=None,
+            request_id=None,
+            submissions=self.submissions + 1,
+            error_code=None,
+            error=None,
+        )
+        return replace(kept, upload_id=None, content=None) if upload else kept
+
+
+class BatchState:
+    """The entries by file name, and the session; every change is on disk before the call returns."""
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry], session: Session | None) -> None:
+        self._path = path
+        self._entries = dict(entries)
+        self._session = session
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        return self._entries
+
+    @property
+    def session(self) -> Session | None:
+        return self._session
+
+    def put(self, name: str, entry: Entry) -> Entry:
+        """Raises StorageError; the file is as it was before then."""
+        if self._entries.get(name) != entry:
+            self._entries[name] = entry
+            self.save()
+        return entry
+
+    def put_all(self, entries: Mapping[str, Entry]) -> None:
+        """In one write, which is made in any case: it shows whether the file can be written."""
+        self._entries.update(entries)
+        self.save()
+
+    def put_session(self, session: Session) -> None:
+        if self._session != session:
+            self._session = session
+            self.save()
+
+    def save(self) -> None:
+        document = {
+            "files": {name: _entry_json(entry) for name, entry in self._entries.items()},
+            "session": self._session.cookie if self._session else None,
+            "csrfToken": self._session.csrf_token if self._session else None,
+        }
+        with replacing(self._path) as file:
+            file.write(_encoded(document))
+
+
+def load_state(path: Path) -> BatchState:
+    """The state in a file, an empty one where there is none. Raises StateError."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return BatchState(path, {}, None)
+    except OSError as error:
+        raise StateError(f"cannot read the state file {str(path)!r}: {error.strerror or error}") from error
+    try:
+        return _read_state(path, json.loads(content))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        what = str(error) if isinstance(error, ValueError) else "its shape is another"
+        raise StateError(
+            f"{str(path)!r} is no batch state ({what}); move it away to begin anew, or name another with --state"
+        ) from error
+
+
+def _read_state(path: Path, document: Any) -> BatchState:
+    entries = {str(name): _read_entry(name, value) for name, value in document["files"].items()}
+    cookie, csrf_token = document.get("session"), document.get("csrfToken")
+    usable = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in (cookie, csrf_token))
+    return BatchState(path, entries, Session(cookie, csrf_token) if usable and cookie and csrf_token else None)
+
+
+def _entry_json(entry: Entry) -> dict[str, object]:
+    shape: dict[str, object] = {
+        "uploadId": entry.upload_id,
+        "jobId": entry.job_id,
+        "status": entry.status.value,
+        "executionMode": entry.execution_mode,
+    }
+    more = {
+        "requestId": entry.request_id,
+        "submissions": entry.submissions or None,
+        "sizeBytes": entry.content.size_bytes if entry.content else None,
+        "modifiedNs": entry.content.modified_ns if entry.content else None,
+        "sha256": entry.sha256,
+        "durationSeconds": entry.duration_seconds,
+        "errorCode": entry.error_code,
+        "error": entry.error,
+    }
+    return shape | {key: value for key, value in more.items() if value is not None}
+
+
+def _read_entry(name: str, value: Any) -> Entry:
+    size, modified = _optional(value, "sizeBytes", int), _optional(value, "modifiedNs", int)
+    known = size is not None and modified is not None
+    return Entry(
+        status=_read_status(name, value["status"]),
+        execution_mode=_optional(value, "executionMode", str) or "local",
+        upload_id=_optional(value, "uploadId", str) or None,
+        job_id=_optional(value, "jobId", str) or None,
+        request_id=_optional(value, "requestId", str),
+        submissions=_optional(value, "submissions", int) or 0,
+        content=Fingerprint(size, modified) if known else None,
+        sha256=_optional(value, "sha256", str),
+        duration_seconds=_optional(value, "durationSeconds", _number),
+        error_code=_optional(value, "errorCode", str),
+        error=_optional(value, "error", str),
+    )
+
+
+def _read_status(name: str, value: object) -> Status:
+    try:
+        return Status(value)
+    except ValueError:
+        raise ValueError(f"the status of {name!r} is {value!r}") from None
+
+
+def _optional(value: Any, key: str, convert: Callable[[Any], Any]) -> Any:
+    found = value.get(key)
+    return None if found is None else convert(found)
+
+
+def _number(value: object) -> float:
+    return float(str(value))
+
+
+def _encoded(document: object) -> bytes:
+    """Names as they are; those that are no Unicode are escaped, so that they come back as they were."""
+    try:
+        text = json.dumps(document, ensure_ascii=False, indent=2)
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=2).encode() + b"\n"

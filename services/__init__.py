@@ -1,0 +1,1 @@
+"""The services behind the gateway: the controller and the workers, and what they share."""

@@ -1,0 +1,1 @@
+"""The controller: the only owner of jobs, from upload to transcript."""

@@ -1,0 +1,61 @@
+"""Whether a job can be taken: what the workers that are known offer, and what the mode makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from services.contract.errors import Reason, ServiceError
+from services.contract.languages import LANGUAGES
+from services.contract.limits import MEGABYTE
+from services.controller.jobs import ExecutionMode, Options, Recording
+from services.controller.settings import Mode
+from services.controller.workers import Capacity
+
+
+def execution_mode(mode: Mode, options: Options) -> ExecutionMode:
+    if mode == "required" or (mode == "optional" and options.use_remote_worker):
+        return ExecutionMode.REMOTE
+    return ExecutionMode.LOCAL
+
+
+def check_options(options: Options, capacities: Sequence[Capacity]) -> None:
+    """``capacities`` are of the workers that might run it and were ever heard; none known means: wait and see.
+
+    Raises ServiceError (MODEL_UNKNOWN, LANGUAGE_UNSUPPORTED, INVALID_REQUEST).
+    """
+    if options.min_speakers and options.max_speakers and options.min_speakers > options.max_speakers:
+        raise ServiceError(Reason.INVALID_REQUEST, "minSpeakers is larger than maxSpeakers.")
+    if options.language and options.language not in LANGUAGES:
+        raise ServiceError(
+            Reason.LANGUAGE_UNSUPPORTED,
+            f"The language {options.language!r} is not known; give a code such as en, or none.",
+        )
+    if capacities:
+        _check_model(options, capacities)
+
+
+def check_recording(recording: Recording, capacities: Iterable[Capacity]) -> None:
+    """Raises ServiceError(FILE_TOO_LARGE) when every known worker would refuse it."""
+    largest = max((capacity.max_file_bytes for capacity in capacities), default=0)
+    if largest and recording.size_bytes > largest:
+        raise ServiceError(
+            Reason.FILE_TOO_LARGE,
+            f"{recording.filename!r} has {recording.size_bytes / MEGABYTE:.0f} MB, more than the {largest // MEGABYTE} MB "
+            "that a worker takes. Split it, or raise WORKER_MAX_FILE_MB.",
+        )
+
+
+def _check_model(options: Options, capacities: Sequence[Capacity]) -> None:
+    offered = {model.name: model for capacity in capacities for model in capacity.models}
+    if options.model and options.model not in offered:
+        raise ServiceError(
+            Reason.MODEL_UNKNOWN,
+            f"No worker offers the model {options.model!r}. Offered are: {', '.join(sorted(offered)) or 'none'}.",
+        )
+    for name in [options.model] if options.model else [capacity.default_model for capacity in capacities]:
+        known = offered[name].languages if name in offered else ()
+        if options.language and known and options.language not in known:
+            raise ServiceError(
+                Reason.LANGUAGE_UNSUPPORTED,
+                f"The model {name!r} does not know the language {options.language!r}, only: {', '.join(known)}.",
+            )

@@ -1,0 +1,216 @@
+"""JobService: what clients ask about jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import structlog
+from bulkscribe.jobs.v1 import jobs_pb2, jobs_pb2_grpc
+
+from services.contract.errors import ERRORS, Reason, ServiceError
+from services.contract.limits import VERSION
+from services.controller import admission, wire
+from services.controller.dispatch import Dispatcher
+from services.controller.jobs import (
+    ExecutionMode,
+    Job,
+    JobError,
+    JobId,
+    JobState,
+    Options,
+    Owner,
+    Recording,
+    TransitionError,
+    UploadId,
+    changed,
+)
+from services.controller.journal import JobJournal
+from services.controller.recordings import Recordings
+from services.controller.settings import Mode
+from services.controller.watchers import Watchers
+from services.controller.workers import Capacity, WorkerLink
+from services.runtime.interceptors import Context
+
+log = structlog.get_logger()
+
+DEFAULT_PAGE = 50
+EVENTS_A_READ = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The workers and how they are used. ``local`` is also in ``links``."""
+
+    mode: Mode
+    links: list[WorkerLink]
+    local: WorkerLink
+    configured: bool
+
+    def of(self, mode: ExecutionMode) -> list[WorkerLink]:
+        return [link for link in self.links if link.mode is mode]
+
+    def capacities(self, mode: ExecutionMode) -> list[Capacity]:
+        return [link.capacity for link in self.of(mode) if link.capacity is not None]
+
+
+class JobApi(jobs_pb2_grpc.JobServiceServicer):
+    def __init__(
+        self, journal: JobJournal, watchers: Watchers, dispatcher: Dispatcher, fleet: Fleet, recordings: Recordings
+    ) -> None:
+        self._journal = journal
+        self._store = journal.store
+        self._watchers = watchers
+        self._dispatcher = dispatcher
+        self._fleet = fleet
+        self._recordings = recordings
+
+    async def CreateJobs(self, request: jobs_pb2.CreateJobsRequest, context: Context) -> jobs_pb2.CreateJobsResponse:
+        options = wire.options_of(request.options)
+        mode = admission.execution_mode(self._fleet.mode, options)
+        admission.check_options(options, self._fleet.capacities(mode))
+        owner = Owner(request.owner)
+        jobs = [await self._new_job(owner, UploadId(upload), options, mode) for upload in request.upload_ids]
+        created = await self._store.create_jobs(jobs, request.request_id)
+        if created[0].id == jobs[0].id:
+            log.info("jobs_created", count=len(created), mode=mode.value, first_job_id=created[0].id)
+            created = tuple(await self._dispatcher.submit(created))
+        return jobs_pb2.CreateJobsResponse(jobs=[self._message(job) for job in created])
+
+    async def _new_job(self, owner: Owner, upload_id: UploadId, options: Options, mode: ExecutionMode) -> Job:
+        upload = await self._recordings.owned(owner, upload_id)
+        if not upload.complete:
+            raise ServiceError(Reason.UPLOAD_INCOMPLETE)
+        recording = Recording(upload.id, upload.filename, upload.sha256, upload.size_bytes, upload.duration_seconds)
+        admission.check_recording(recording, self._fleet.capacities(mode))
+        now = datetime.now(UTC)
+        job = Job(JobId(uuid4().hex), owner, recording, options, mode, now, wait_mark=self._dispatcher.wait_mark())
+        return changed(job, now).job
+
+    async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.GetJobResponse:
+        return jobs_pb2.GetJobResponse(job=self._message(await self._owned(request.owner, request.job_id)))
+
+    async def ListJobs(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
+        state = wire.STATES_BACK.get(request.status)
+        try:
+            page = await self._store.list_jobs(
+                Owner(request.owner), state, request.page_size or DEFAULT_PAGE, request.page_token
+            )
+        except ValueError:
+            raise ServiceError(Reason.INVALID_REQUEST, "The page token is not one that was given out.") from None
+        return jobs_pb2.ListJobsResponse(
+            jobs=[self._message(job) for job in page.jobs], next_page_token=page.next_token
+        )
+
+    async def WatchJob(
+        self, request: jobs_pb2.WatchJobRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
+        job_id = (await self._owned(request.owner, request.job_id)).id
+        last = request.after_event
+        with self._watchers.watch(job_id) as woken:
+            while True:
+                woken.clear()
+                job = await self._store.get_job(job_id)
+                while events := await self._store.events(job_id, last, EVENTS_A_READ):
+                    for event in events:
+                        yield wire.event_message(event)
+                        last = event.number
+                if job is None or (job.state.ended and last >= job.last_event):
+                    return
+                await woken.wait()
+
+    async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
+        job = await self._owned(request.owner, request.job_id)
+        error = JobError(Reason.USER_CANCELED.value, f"{ERRORS[Reason.USER_CANCELED].meaning}.")
+        try:
+            canceled = await self._journal.change(job.id, lambda current: current.cancel(datetime.now(UTC), error))
+        except TransitionError as refused:
+            raise ServiceError(
+                Reason.JOB_ENDED, f"The job is already {refused.state.value}; there is nothing to cancel."
+            ) from None
+        if canceled is None:
+            raise ServiceError(Reason.NOT_FOUND)
+        self._dispatcher.forget(canceled.id)
+        return jobs_pb2.CancelJobResponse(job=self._message(canceled))
+
+    async def DeleteJob(self, request: jobs_pb2.DeleteJobRequest, context: Context) -> jobs_pb2.DeleteJobResponse:
+        job = await self._owned(request.owner, request.job_id)
+        if not job.state.ended:
+            raise ServiceError(Reason.JOB_NOT_ENDED, f"The job is {job.state.value}; cancel it first.")
+        await self._store.delete_job(job.id)
+        await self._recordings.remove_unused(job.recording.upload_id)
+        log.info("job_deleted", job_id=job.id)
+        return jobs_pb2.DeleteJobResponse()
+
+    async def GetTranscript(
+        self, request: jobs_pb2.GetTranscriptRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.GetTranscriptResponse]:
+        job = await self._owned(request.owner, request.job_id)
+        if job.state is not JobState.COMPLETE:
+            raise ServiceError(Reason.TRANSCRIPT_NOT_READY, f"The job is {job.state.value}; there is no transcript.")
+        header = jobs_pb2.TranscriptHeader(
+            language=job.language,
+            duration=wire.duration(await self._duration(job)),
+            speakers=await self._speakers(job.id),
+            filename=job.recording.filename,
+        )
+        yield jobs_pb2.GetTranscriptResponse(header=header)
+        async for final in self._store.segments(job.id):
+            yield jobs_pb2.GetTranscriptResponse(segment=wire.segment_message(final))
+
+    async def GetRuntime(self, request: jobs_pb2.GetRuntimeRequest, context: Context) -> jobs_pb2.GetRuntimeResponse:
+        depth = self._dispatcher.depth()
+        fleet = self._fleet
+        return jobs_pb2.GetRuntimeResponse(
+            version=VERSION,
+            mode=fleet.mode,
+            configured=fleet.configured,
+            workers=[wire.worker_message(link.status()) for link in fleet.of(ExecutionMode.REMOTE)],
+            local_worker=wire.worker_message(fleet.local.status()),
+            queue=jobs_pb2.QueueDepth(
+                queued=depth[JobState.QUEUED],
+                queued_remote=depth[JobState.QUEUED_REMOTE],
+                running=depth[JobState.RUNNING],
+            ),
+        )
+
+    async def _owned(self, owner: str, job_id: str) -> Job:
+        job = await self._store.get_job(JobId(job_id))
+        if job is None or job.owner != owner:
+            raise ServiceError(Reason.NOT_FOUND, "There is no such job in this session.")
+        return job
+
+    async def _speakers(self, job_id: JobId) -> Sequence[str]:
+        """In the order of appearance."""
+        speakers: dict[str, None] = {}
+        async for final in self._store.segments(job_id):
+            if final.segment.speaker:
+                speakers.setdefault(final.segment.speaker)
+        return list(speakers)
+
+    async def _duration(self, job: Job) -> float:
+        """As the worker decoded it; headers may be wrong."""
+        plan = (await self._store.finished_work(job.id)).plan
+        return plan.duration_seconds if plan is not None else job.recording.duration_seconds
+
+    def _message(self, job: Job) -> jobs_pb2.Job:
+        return wire.job_message(conditioned(job, self._fleet))
+
+
+def conditioned(job: Job, fleet: Fleet) -> Job:
+    """The job with what it waits for: a condition of its workers, not a state of its own, so nothing is stored."""
+    if job.state.ended:
+        return job
+    links = fleet.of(job.mode)
+    if job.state is JobState.RUNNING:
+        links = [link for link in links if job.worker is not None and link.url == job.worker.url]
+    if any(link.connected for link in links):
+        if job.state is JobState.RUNNING or job.stage != "waiting":
+            return job
+        return replace(job, message="Waiting for worker capacity")
+    trouble = next((link.error for link in links if link.error is not None), None)
+    if trouble is None:
+        return replace(job, message="Waiting for the worker to be reached")
+    return replace(job, message=trouble.message, error=trouble)

@@ -1,0 +1,323 @@
+"""One attempt of one job at one worker: dispatched or found running, followed to its outcome, whatever the link does.
+
+Each event is made durable before it is acknowledged. A stream that breaks is no failure: the attempt goes on at
+the worker, and this side attaches again once the heartbeat is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+
+import structlog
+from bulkscribe.worker.v1 import worker_pb2
+
+from services.contract.errors import ERRORS, Reason, ServiceError
+from services.controller import wire
+from services.controller.jobs import (
+    ExecutionMode,
+    Job,
+    JobError,
+    JobUpdate,
+    Plan,
+    Segment,
+    TransitionError,
+    Verb,
+    WorkerRef,
+    changed,
+    with_segments,
+)
+from services.controller.journal import JobJournal
+from services.controller.run_stream import LinkLostError, RunStream, upload_audio
+from services.controller.store.protocol import ConflictError
+from services.controller.wait_clock import WaitClock
+from services.controller.workers import WorkerLink, capacity_of
+from services.runtime.backoff import Backoff
+from services.runtime.blobs import BlobFolder
+
+log = structlog.get_logger()
+
+CRASHES_ALLOWED = 3
+"""Attempts that an engine's death may cost a job: after so many it is the recording that kills it."""
+
+
+class Ending(Enum):
+    """How the controller goes on with the job."""
+
+    ENDED = "ended"
+    LOST = "lost"  # the job waits for its next attempt
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSettings:
+    """``lease_seconds``: how long to wait for a worker that is gone; None where no other could take the job."""
+
+    run_seconds: float
+    lease_seconds: float | None
+    retry_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What an attempt writes to and reads from."""
+
+    journal: JobJournal
+    blobs: BlobFolder
+    clock: WaitClock
+
+
+class Attempt:
+    """Drives one attempt; ``job`` is the job as last made durable."""
+
+    def __init__(self, job: Job, number: int, link: WorkerLink, stores: Stores, settings: AttemptSettings) -> None:
+        self.job = job
+        self.number = number
+        self.link = link
+        self._stores = stores
+        self._journal = stores.journal
+        self._settings = settings
+        self._abandoned = False
+        self._stream: RunStream | None = None
+        self._finished_windows: set[int] | None = None
+        self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
+        self._log = log.bind(job_id=job.id, attempt=number, worker=link.name)
+
+    async def dispatch(self) -> Ending:
+        """Uploads the recording, has the attempt accepted, and follows it. The caller reserved a credit.
+
+        Raises ServiceError when the worker refuses, LinkLostError when it is not known whether it did.
+        """
+        capacity = None
+        try:
+            await self._upload()
+            accepted = await self._ask()
+            capacity = capacity_of(accepted.capacity)
+        finally:
+            self.link.release(capacity)
+        try:
+            await self._started(accepted.worker_job_id)
+        except (ConflictError, TransitionError):  # canceled while the worker was asked
+            await self.abandon()
+        return await self._follow_through()
+
+    async def attach(self) -> Ending:
+        """Finds an attempt that the worker may hold, and follows it."""
+        try:
+            return await self._attach_and_follow()
+        finally:
+            self._close()
+
+    async def abandon(self) -> None:
+        """The job is no longer this attempt's: the worker is told to stop, now or once it can be reached."""
+        self._abandoned = True
+        if self._stream is not None:
+            try:
+                await self._stream.send(wire.cancel_message())
+            except LinkLostError:
+                self._log.info("remote_cancel_postponed")
+
+    # --- dispatch
+
+    async def _upload(self) -> None:
+        audio = wire.audio_message(self.job)
+        begun = time.monotonic()
+        sent = await upload_audio(self.link, audio, self._stores.blobs.path(audio.sha256))
+        if sent:
+            self._log.info("remote_audio_uploaded", bytes=sent, seconds=round(time.monotonic() - begun, 3))
+
+    async def _ask(self) -> worker_pb2.Accepted:
+        store = self._journal.store
+        finished = await store.finished_work(self.job.id)
+        await store.note_dispatch(self.job, self.number, WorkerRef(self.link.url), datetime.now(UTC))
+        self._stream = RunStream(self.link)
+        await self._stream.send(wire.dispatch_message(self.job, self.number, finished))
+        try:
+            return await self._stream.answer()
+        except BaseException:
+            self._close()
+            raise
+
+    async def _started(self, worker_job_id: str) -> None:
+        now = datetime.now(UTC)
+        gpu = self.link.capacity is not None and self.link.capacity.gpu
+        worker = WorkerRef(self.link.url, worker_job_id, gpu, now)
+        self.job = await self._journal.record(changed(self.job.start(now, self.number, worker), now))
+        remote = self.job.mode is ExecutionMode.REMOTE
+        self._log.info("remote_job_started" if remote else "local_job_started", worker_job_id=worker_job_id)
+
+    # --- follow
+
+    async def _follow_through(self) -> Ending:
+        try:
+            return await self._follow()
+        except LinkLostError:
+            self._log.warning("remote_stream_lost")
+            return await self._attach_and_follow()
+        finally:
+            self._close()
+
+    async def _attach_and_follow(self) -> Ending:
+        while await self._link_is_back():
+            try:
+                await self._attach()
+                return await self._follow()
+            except LinkLostError:
+                await asyncio.sleep(self._backoff.failed())
+            except ServiceError as error:
+                self._log.warning("remote_attempt_lost", reason=error.reason.value)
+                return await self._give_back("The worker lost the job; it goes on from what was finished.")
+        self._log.warning("remote_lease_over")
+        return await self._give_back("The worker could not be reached; another one goes on.")
+
+    async def _link_is_back(self) -> bool:
+        """False when the lease is over before the worker is heard again."""
+        try:
+            async with asyncio.timeout(None if self._abandoned else self._settings.lease_seconds):
+                await self.link.wait_connected()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _attach(self) -> None:
+        self._close()
+        self._stream = RunStream(self.link)
+        await self._stream.send(wire.attach_message(self.job, self.number))
+        await self._stream.answer()
+        self._log.info("remote_attempt_attached", after_event=self.job.worker_event)
+        if self._abandoned:
+            await self._stream.send(wire.cancel_message())
+
+    async def _follow(self) -> Ending:
+        assert self._stream is not None
+        while True:
+            answer = await self._next()
+            if answer is None:
+                continue
+            self._backoff.succeeded()
+            ending = await self._take(answer.event)
+            await self._stream.send(wire.acknowledge_message(answer.event.number))
+            if ending is not None:
+                await self._stream.finish()
+                return ending
+
+    async def _next(self) -> worker_pb2.RunResponse | None:
+        """The next event; None when the job has run for too long, which ends it. Only reachable time counts."""
+        assert self._stream is not None
+        left = None if self._abandoned else max(0.0, self._settings.run_seconds - self.job.run_seconds)
+        begun = time.monotonic()
+        try:
+            answer = await self._stream.read(left)
+        except TimeoutError:
+            await self._time_out()
+            return None
+        finally:
+            ran = time.monotonic() - begun
+            self.job = replace(self.job, run_seconds=self.job.run_seconds + ran)
+        if answer is None:
+            raise LinkLostError  # the worker ended the stream without an outcome: it is going away
+        return answer
+
+    async def _take(self, message: worker_pb2.Event) -> Ending | None:
+        """Makes an event durable. None: more will come."""
+        event = wire.worker_event(message)
+        ended = Ending.ENDED if isinstance(event, wire.OUTCOMES) else None
+        if self._abandoned:
+            return ended
+        if message.number <= self.job.worker_event:
+            return None
+        try:
+            return await self._apply(message.number, event)
+        except (ConflictError, TransitionError):  # it was canceled, or another attempt has it
+            await self.abandon()
+            return ended
+
+    async def _apply(self, number: int, event: wire.WorkerEvent | None) -> Ending | None:
+        now = datetime.now(UTC)
+        worker = replace(self.job.worker, last_seen_at=now) if self.job.worker else None
+        job = replace(self.job, worker_event=number, worker=worker)
+        match event:
+            case wire.StageReported(stage, detail):
+                update = changed(replace(job, stage=stage, message=detail), now)
+            case wire.ProgressReported(percent):
+                update = changed(replace(job, percent=max(percent, job.percent)), now)
+            case Plan():
+                update = await self._planned(job, event)
+            case wire.TurnsReported(payload):
+                update = JobUpdate(job, turns=payload)
+            case wire.WindowReported(index, segments):
+                update = await self._window_finished(job, index, segments)
+            case wire.Completed():
+                update = changed(job.complete(now), now)
+            case wire.Failed():
+                return await self._failed(job, event)
+            case wire.Canceled():
+                return await self._give_back("The worker gave the job up; it waits for another attempt.")
+            case wire.HandedBack(message):
+                return await self._give_back(message)
+            case None:
+                update = JobUpdate(job)
+        self.job = await self._journal.record(update)
+        return Ending.ENDED if self.job.state.ended else None
+
+    async def _planned(self, job: Job, plan: Plan) -> JobUpdate:
+        known = (await self._journal.store.finished_work(job.id)).plan
+        job = replace(job, language=plan.language)
+        if known is None:
+            return JobUpdate(job, plan=plan)
+        if known.fingerprint == plan.fingerprint:
+            return JobUpdate(job)
+        self._finished_windows = set()
+        return JobUpdate(replace(job, segment_count=0), plan=plan, forget_finished_work=True)
+
+    async def _window_finished(self, job: Job, index: int, segments: tuple[Segment, ...]) -> JobUpdate:
+        """A window that an earlier attempt finished stays as it is: its segments were told to watchers already."""
+        if self._finished_windows is None:
+            self._finished_windows = set((await self._journal.store.finished_work(job.id)).windows)
+        if index in self._finished_windows:
+            return JobUpdate(job)
+        self._finished_windows.add(index)
+        return with_segments(job, index, segments)
+
+    # --- ends
+
+    async def _failed(self, job: Job, failure: wire.Failed) -> Ending:
+        reason = Reason.__members__.get(failure.reason)
+        if reason is not None and ERRORS[reason].retryable and self.number < CRASHES_ALLOWED:
+            self._log.warning("remote_attempt_failed", reason=failure.reason, error=failure.message)
+            return await self._give_back(failure.message)
+        code = Reason.REMOTE_FAILED if job.mode is ExecutionMode.REMOTE else Reason.LOCAL_FAILED
+        now = datetime.now(UTC)
+        self.job = await self._journal.record(changed(job.fail(now, JobError(code.value, failure.message)), now))
+        return Ending.ENDED
+
+    async def _time_out(self) -> None:
+        now = datetime.now(UTC)
+        entry = ERRORS[Reason.REMOTE_WORKER_TIMEOUT]
+        message = f"{entry.meaning} ({self._settings.run_seconds:g} s). {entry.action}."
+        failed = self.job.fail(now, JobError(Reason.REMOTE_WORKER_TIMEOUT.value, message))
+        try:
+            self.job = await self._journal.record(changed(failed, now))
+        except ConflictError:
+            self._log.info("remote_timeout_overtaken")
+        await self.abandon()
+
+    async def _give_back(self, message: str) -> Ending:
+        """The job waits for its next attempt, unless it has ended or gone on without this one."""
+        if self._abandoned:
+            return Ending.ENDED
+
+        def requeue(job: Job) -> Job:
+            if job.attempt != self.number:
+                raise TransitionError(job, Verb.REQUEUE)
+            return job.requeue(message, self._stores.clock.read())
+
+        waiting = await self._journal.change_if_allowed(self.job.id, requeue)
+        return Ending.LOST if waiting is not None else Ending.ENDED
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

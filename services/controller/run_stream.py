@@ -1,0 +1,141 @@
+"""One `Run` stream to a worker: messages out, messages in, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from bulkscribe.worker.v1 import worker_pb2
+
+from services.contract.errors import Reason, ServiceError
+from services.contract.limits import CHUNK_BYTES
+from services.controller.workers import WorkerLink
+from services.runtime.errors import service_error
+
+ANSWER_SECONDS = 30.0
+"""How long a worker may take to answer what costs it only a look at its own memory and disk."""
+
+GOODBYE_SECONDS = 5.0
+"""How long the worker may take to end a stream whose outcome was acknowledged."""
+
+
+class LinkLostError(Exception):
+    """The stream broke; what the worker does is not known until it is attached to again."""
+
+
+class RunStream:
+    """Opened once; canceled when the link's heartbeat stops. Not for two readers; writers queue."""
+
+    def __init__(self, link: WorkerLink) -> None:
+        self._link = link
+        self._call: Any = link.stub.Run(metadata=link.metadata)
+        self._writing = asyncio.Lock()
+        self._reading: asyncio.Future[Any] | None = None
+        link.carry(self._call)
+
+    async def send(self, request: worker_pb2.RunRequest) -> None:
+        """Raises LinkLostError. An error that the worker gave is left to the next `read`, which can tell it."""
+        async with self._writing:
+            try:
+                await self._call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+            except asyncio.CancelledError:
+                raise lost_or_canceled() from None
+
+    async def read(self, seconds: float | None) -> worker_pb2.RunResponse | None:
+        """The next message; None when the worker ended the stream.
+
+        Raises TimeoutError (the next `read` goes on waiting for the same message), LinkLostError, and ServiceError
+        when the worker refused. Canceling a grpc.aio read takes the whole call with it, hence the future.
+        """
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
+        done, _ = await asyncio.wait({self._reading}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        reading, self._reading = self._reading, None
+        try:
+            answer = reading.result()
+        except asyncio.CancelledError:
+            raise LinkLostError from None
+        except grpc.aio.AioRpcError as error:
+            raise meaning(error) from error
+        return None if answer is grpc.aio.EOF else answer
+
+    async def answer(self) -> worker_pb2.Accepted:
+        """The first message. Raises as `read`; silence is a lost link."""
+        try:
+            response = await self.read(ANSWER_SECONDS)
+        except TimeoutError:
+            raise LinkLostError from None
+        if response is None or response.WhichOneof("answer") != "accepted":
+            raise LinkLostError
+        return response.accepted
+
+    async def finish(self) -> None:
+        """Says that nothing more comes, and lets the worker end the stream: only then was the last message read."""
+        try:
+            async with self._writing:
+                await self._call.done_writing()
+            while await self.read(GOODBYE_SECONDS) is not None:
+                pass
+        except (LinkLostError, ServiceError, TimeoutError, asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            return  # the worker still holds the outcome, and says so at its next heartbeat
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._link.drop(self._call)
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+
+async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path) -> int:
+    """Brings a recording to the worker, from where an earlier upload was cut; returns the bytes sent.
+
+    Raises LinkLostError, and ServiceError when the worker refuses it.
+    """
+    request = worker_pb2.StatAudioRequest(audio=audio)
+    try:
+        held = await link.stub.StatAudio(request, metadata=link.metadata, timeout=ANSWER_SECONDS)
+        if held.complete:
+            return 0
+        call = link.stub.PutAudio(_put_requests(audio, path, held.committed_bytes), metadata=link.metadata)
+        link.carry(call)
+        try:
+            await call
+        finally:
+            link.drop(call)
+    except grpc.aio.AioRpcError as error:
+        raise meaning(error) from error
+    except asyncio.CancelledError:
+        raise lost_or_canceled() from None
+    sent: int = audio.size_bytes - held.committed_bytes
+    return sent
+
+
+async def _put_requests(audio: worker_pb2.Audio, path: Path, offset: int) -> AsyncIterator[worker_pb2.PutAudioRequest]:
+    yield worker_pb2.PutAudioRequest(header=worker_pb2.PutAudioHeader(audio=audio, offset=offset))
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield worker_pb2.PutAudioRequest(data=data)
+
+
+def meaning(error: grpc.aio.AioRpcError) -> Exception:
+    """LinkLostError, unless the worker itself said why."""
+    known = service_error(error, Reason.REMOTE_WORKER_UNREACHABLE)
+    if known.reason in (Reason.REMOTE_WORKER_UNREACHABLE, Reason.UNAUTHENTICATED):
+        return LinkLostError()  # the heartbeat meets the same, and tells people
+    return known
+
+
+def lost_or_canceled() -> BaseException:
+    """A call that the link canceled raises CancelledError just as a task that is being canceled does."""
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else LinkLostError()

@@ -1,0 +1,132 @@
+"""Which waiting job goes to which worker: pure, in the order of arrival, at a cost that does not grow with the queue.
+
+Jobs that ask for the same thing (model, diarization) wait in one line; a worker takes the oldest head among the
+lines it can serve, so a job that nobody can serve now does not hold up the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from services.controller.jobs import ExecutionMode, Job, JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a job needs of a worker; an empty model is the worker's default."""
+
+    mode: ExecutionMode
+    model: str
+    diarization: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a worker could take now. ``models`` are those it may load, ``failed`` those it could not."""
+
+    worker: str
+    mode: ExecutionMode
+    credits: int
+    models: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    diarization: bool = False
+
+    def serves(self, demand: Demand) -> bool:
+        return (
+            self.mode is demand.mode
+            and (not demand.model or demand.model in self.models - self.failed)
+            and (self.diarization or not demand.diarization)
+        )
+
+
+@dataclass(slots=True)
+class _Line:
+    waiting: deque[tuple[int, JobId]] = field(default_factory=deque)
+
+
+def demand_of(job: Job) -> Demand:
+    return Demand(job.mode, job.options.model, job.options.diarization)
+
+
+class ReadyQueue:
+    """The jobs that wait, each once."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Demand, _Line] = {}
+        self._tickets: dict[JobId, int] = {}
+        self._numbers = count()
+        self._front = count(-1, -1)
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __contains__(self, job_id: JobId) -> bool:
+        return job_id in self._tickets
+
+    def push(self, job_id: JobId, demand: Demand) -> None:
+        """To the end; a job that already waits stays where it is."""
+        if job_id not in self._tickets:
+            self._put(job_id, demand, next(self._numbers))
+
+    def push_front(self, job_id: JobId, demand: Demand) -> None:
+        """Before all others: it had its turn already, and lost it through no fault of its own."""
+        if job_id not in self._tickets:
+            self._put(job_id, demand, next(self._front))
+
+    def discard(self, job_id: JobId) -> None:
+        """Its place in the line is passed over when its turn comes."""
+        self._tickets.pop(job_id, None)
+
+    def take(self, offers: Iterable[Offer]) -> tuple[JobId, str] | None:
+        """Removes the oldest job that some worker with a credit serves; returns it with that worker's name.
+
+        The worker with the most credits gets it. A demand that no worker could ever serve as things stand goes to
+        any of its mode, so that the worker's refusal tells the user why, rather than a day's silence.
+        """
+        offers = list(offers)
+        best: tuple[int, Demand, str] | None = None
+        for demand in list(self._lines):
+            ticket = self._head(demand)
+            worker = _choose(demand, offers)
+            if ticket is not None and worker is not None and (best is None or ticket < best[0]):
+                best = (ticket, demand, worker)
+        if best is None:
+            return None
+        _, job_id = self._lines[best[1]].waiting.popleft()
+        del self._tickets[job_id]
+        return job_id, best[2]
+
+    def oldest(self, mode: ExecutionMode) -> list[JobId]:
+        """The head of every line of this mode: whoever has waited longest is among them."""
+        heads = []
+        for demand in list(self._lines):
+            if demand.mode is mode and self._head(demand) is not None:
+                heads.append(self._lines[demand].waiting[0][1])
+        return heads
+
+    def _put(self, job_id: JobId, demand: Demand, ticket: int) -> None:
+        self._tickets[job_id] = ticket
+        line = self._lines.setdefault(demand, _Line()).waiting
+        if ticket < 0:
+            line.appendleft((ticket, job_id))
+        else:
+            line.append((ticket, job_id))
+
+    def _head(self, demand: Demand) -> int | None:
+        line = self._lines[demand].waiting
+        while line and self._tickets.get(line[0][1]) != line[0][0]:
+            line.popleft()
+        if line:
+            return line[0][0]
+        del self._lines[demand]
+        return None
+
+
+def _choose(demand: Demand, offers: list[Offer]) -> str | None:
+    same_mode = [offer for offer in offers if offer.mode is demand.mode]
+    serving = [offer for offer in same_mode if offer.serves(demand)] or same_mode
+    best = max(serving, key=lambda offer: offer.credits, default=None)
+    return best.worker if best is not None and best.credits > 0 else None

@@ -1,0 +1,1 @@
+"""Where jobs are kept: one Protocol, its adapters, and the schema's migrations."""

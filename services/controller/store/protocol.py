@@ -1,0 +1,118 @@
+"""What the controller needs of a store. Every write is durable when it returns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.controller.jobs import (
+    Change,
+    FinalSegment,
+    FinishedWork,
+    Job,
+    JobId,
+    JobState,
+    JobUpdate,
+    Owner,
+    UploadId,
+    WorkerRef,
+)
+
+
+class ConflictError(Exception):
+    """The job was changed by somebody else since it was read; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A recording, whole or on its way. ``sha256`` and the duration are there once it is complete."""
+
+    id: UploadId
+    owner: Owner
+    filename: str
+    created_at: datetime
+    size_bytes: int = 0
+    sha256: str = ""
+    duration_seconds: float = 0.0
+    complete: bool = False
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """``next_token`` is empty on the last page."""
+
+    jobs: tuple[Job, ...]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Who was asked to run which attempt; ``ending`` is empty while nobody knows what came of it."""
+
+    number: int
+    worker_url: str
+    ending: str
+
+
+class Store(Protocol):
+    async def open(self) -> None:
+        """Migrates to the newest schema. Raises StoreError with a message for people."""
+
+    async def close(self) -> None: ...
+
+    async def create_upload(self, upload: Upload) -> Upload:
+        """The upload, or the one that the same owner made before with the same request id."""
+
+    async def get_upload(self, upload_id: UploadId) -> Upload | None: ...
+
+    async def save_upload(self, upload: Upload) -> None: ...
+
+    async def delete_upload(self, upload_id: UploadId) -> bool:
+        """False, and nothing done, while a job refers to it."""
+
+    async def blob_in_use(self, sha256: str) -> bool: ...
+
+    async def create_jobs(self, jobs: Sequence[Job], request_id: str) -> tuple[Job, ...]:
+        """The jobs, or those that the same owner created before with the same non-empty request id."""
+
+    async def get_job(self, job_id: JobId) -> Job | None: ...
+
+    async def list_jobs(self, owner: Owner, state: JobState | None, limit: int, token: str) -> Page:
+        """Newest first. Raises ValueError for a token that this store did not give."""
+
+    async def unfinished_jobs(self) -> Sequence[Job]:
+        """All that have not ended, oldest first; for the start."""
+
+    async def save(self, update: JobUpdate) -> Job:
+        """Writes if ``update.job.version`` is still the stored one; returns the job with the next version.
+
+        Raises ConflictError.
+        """
+
+    async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
+        """Makes durable, before the worker is asked, who is asked to run which attempt."""
+
+    async def last_dispatch(self, job_id: JobId) -> Dispatch | None: ...
+
+    async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None: ...
+
+    async def finished_work(self, job_id: JobId) -> FinishedWork: ...
+
+    async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
+        """In the order of their numbers."""
+
+    def segments(self, job_id: JobId) -> AsyncIterator[FinalSegment]:
+        """The transcript, in the order of time."""
+
+    async def delete_job(self, job_id: JobId) -> None: ...
+
+    async def read_wait_clock(self) -> float: ...
+
+    async def write_wait_clock(self, seconds: float) -> None: ...
+
+
+class StoreError(Exception):
+    """The store cannot be used; the message says why and what to do."""

@@ -1,0 +1,301 @@
+"""The store on SQLAlchemy: SQLite (WAL, synchronous=FULL) by default, PostgreSQL by URL.
+
+Writers queue on one lock where the database has a single writer anyway, so none of them ever sees "locked".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, event, exists, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from services.controller.jobs import (
+    ENDED,
+    Change,
+    FinalSegment,
+    FinishedWork,
+    Job,
+    JobId,
+    JobState,
+    JobUpdate,
+    Owner,
+    Plan,
+    UploadId,
+    WorkerRef,
+)
+from services.controller.store import rows, schema
+from services.controller.store.protocol import ConflictError, Dispatch, Page, StoreError, Upload
+
+SEGMENTS_A_READ = 500
+
+
+class SqlStore:
+    """One store for all databases that SQLAlchemy speaks to; ``url`` names an async driver."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._engine = _engine(url)
+        self._writing = asyncio.Lock()
+
+    async def open(self) -> None:
+        try:
+            async with self._engine.connect() as connection:
+                await connection.run_sync(migrate)
+                await connection.commit()
+        except (SQLAlchemyError, CommandError, OSError) as error:
+            raise StoreError(f"DATABASE_URL: the database cannot be used: {_first_line(error)}") from error
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[AsyncConnection]:
+        async with self._writing, self._engine.begin() as connection:
+            yield connection
+
+    # --- uploads
+
+    async def create_upload(self, upload: Upload) -> Upload:
+        table = schema.uploads
+        try:
+            async with self._write() as connection:
+                await connection.execute(table.insert().values(rows.upload_row(upload)))
+            return upload
+        except IntegrityError:
+            same = (table.c.owner == upload.owner) & (table.c.request_id == upload.request_id)
+            async with self._engine.connect() as connection:
+                row = (await connection.execute(select(table).where(same))).mappings().one()
+            return rows.upload_of(dict(row))
+
+    async def get_upload(self, upload_id: UploadId) -> Upload | None:
+        table = schema.uploads
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(select(table).where(table.c.id == upload_id))).mappings().first()
+        return rows.upload_of(dict(row)) if row else None
+
+    async def save_upload(self, upload: Upload) -> None:
+        table = schema.uploads
+        async with self._write() as connection:
+            await connection.execute(table.update().where(table.c.id == upload.id).values(rows.upload_row(upload)))
+
+    async def delete_upload(self, upload_id: UploadId) -> bool:
+        table, used = schema.uploads, schema.jobs.c.upload_id
+        free = ~exists().where(used == table.c.id)
+        async with self._write() as connection:
+            done = await connection.execute(table.delete().where((table.c.id == upload_id) & free))
+        return done.rowcount == 1
+
+    async def blob_in_use(self, sha256: str) -> bool:
+        async with self._engine.connect() as connection:
+            found = await connection.execute(
+                select(schema.uploads.c.id).where(schema.uploads.c.sha256 == sha256).limit(1)
+            )
+            return found.first() is not None
+
+    # --- jobs
+
+    async def create_jobs(self, jobs: Sequence[Job], request_id: str) -> tuple[Job, ...]:
+        values = [
+            rows.job_row(job) | {"request_id": request_id or None, "request_index": index}
+            for index, job in enumerate(jobs)
+        ]
+        changes = [rows.change_row(job.id, _creation(job)) for job in jobs]
+        try:
+            async with self._write() as connection:
+                await connection.execute(schema.jobs.insert(), values)
+                await connection.execute(schema.events.insert(), changes)
+            return tuple(jobs)
+        except IntegrityError:
+            known = await self._jobs_of_request(jobs[0].owner, request_id)
+            if not known:
+                raise
+            return known
+
+    async def _jobs_of_request(self, owner: Owner, request_id: str) -> tuple[Job, ...]:
+        table = schema.jobs
+        same = (table.c.owner == owner) & (table.c.request_id == request_id)
+        return await self._select_jobs(select(table).where(same).order_by(table.c.request_index))
+
+    async def get_job(self, job_id: JobId) -> Job | None:
+        found = await self._select_jobs(select(schema.jobs).where(schema.jobs.c.id == job_id))
+        return found[0] if found else None
+
+    async def list_jobs(self, owner: Owner, state: JobState | None, limit: int, token: str) -> Page:
+        table = schema.jobs
+        query = select(table).where(table.c.owner == owner).order_by(table.c.sequence.desc()).limit(limit + 1)
+        if token:
+            query = query.where(table.c.sequence < int(token))
+        if state is not None:
+            query = query.where(table.c.state == state.value)
+        async with self._engine.connect() as connection:
+            found = (await connection.execute(query)).mappings().all()
+        more = str(found[limit - 1]["sequence"]) if len(found) > limit else ""
+        return Page(tuple(rows.job_of(row) for row in found[:limit]), more)
+
+    async def unfinished_jobs(self) -> Sequence[Job]:
+        table = schema.jobs
+        ended = [state.value for state in ENDED]
+        return await self._select_jobs(select(table).where(table.c.state.not_in(ended)).order_by(table.c.sequence))
+
+    async def _select_jobs(self, query: Any) -> tuple[Job, ...]:
+        async with self._engine.connect() as connection:
+            return tuple(rows.job_of(row) for row in (await connection.execute(query)).mappings())
+
+    async def save(self, update: JobUpdate) -> Job:
+        table, job = schema.jobs, update.job
+        values = rows.job_row(job) | {"version": job.version + 1}
+        current = (table.c.id == job.id) & (table.c.version == job.version)
+        async with self._write() as connection:
+            done = await connection.execute(table.update().where(current).values(values))
+            if done.rowcount != 1:
+                raise ConflictError(job.id)
+            await _write_details(connection, update)
+        return rows.job_of(values)
+
+    async def delete_job(self, job_id: JobId) -> None:
+        async with self._write() as connection:
+            for table in (schema.segments, schema.events, schema.finished_windows, schema.plans, schema.attempts):
+                await connection.execute(table.delete().where(table.c.job_id == job_id))
+            await connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
+
+    # --- attempts and what they made
+
+    async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
+        table = schema.attempts
+        values = {"worker_url": worker.url, "dispatched_at": now, "ended_at": None, "ending": None}
+        same = (table.c.job_id == job.id) & (table.c.number == attempt)
+        async with self._write() as connection:
+            again = await connection.execute(table.update().where(same).values(values))
+            if again.rowcount == 0:
+                await connection.execute(table.insert().values(job_id=job.id, number=attempt, **values))
+
+    async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
+        table = schema.attempts
+        query = select(table).where(table.c.job_id == job_id).order_by(table.c.number.desc()).limit(1)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return Dispatch(row["number"], row["worker_url"], row["ending"] or "") if row else None
+
+    async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None:
+        table = schema.attempts
+        same = (table.c.job_id == job_id) & (table.c.number == attempt)
+        async with self._write() as connection:
+            await connection.execute(table.update().where(same).values(ended_at=now, ending=ending))
+
+    async def finished_work(self, job_id: JobId) -> FinishedWork:
+        windows, plans = schema.finished_windows, schema.plans
+        async with self._engine.connect() as connection:
+            plan = (await connection.execute(select(plans).where(plans.c.job_id == job_id))).mappings().first()
+            if plan is None:
+                return FinishedWork()
+            done = await connection.execute(select(windows.c.window_index).where(windows.c.job_id == job_id))
+            value = Plan(plan["fingerprint"], plan["language"], plan["duration_seconds"], plan["payload"])
+            return FinishedWork(value, frozenset(done.scalars()), plan["turns"])
+
+    async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
+        async with self._engine.connect() as connection:
+            changes = await _numbered(connection, schema.events, job_id, after, limit)
+            segments = await _numbered(connection, schema.segments, job_id, after, limit)
+        found: list[Change | FinalSegment] = [rows.change_of(row) for row in changes]
+        found += [rows.segment_of(row) for row in segments]
+        return sorted(found, key=lambda item: item.number)[:limit]
+
+    async def segments(self, job_id: JobId) -> AsyncIterator[FinalSegment]:
+        after = 0
+        while True:
+            async with self._engine.connect() as connection:
+                found = await _numbered(connection, schema.segments, job_id, after, SEGMENTS_A_READ)
+            for row in found:
+                yield rows.segment_of(row)
+            if len(found) < SEGMENTS_A_READ:
+                return
+            after = found[-1]["number"]
+
+    # --- the clock that ticks while a worker can be reached
+
+    async def read_wait_clock(self) -> float:
+        async with self._engine.connect() as connection:
+            return (await connection.execute(select(schema.wait_clock.c.seconds))).scalar() or 0.0
+
+    async def write_wait_clock(self, seconds: float) -> None:
+        table = schema.wait_clock
+        async with self._write() as connection:
+            if (await connection.execute(table.update().values(seconds=seconds))).rowcount == 0:
+                await connection.execute(table.insert().values(id=1, seconds=seconds))
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the database to the newest schema, inside the connection's transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _engine(url: str) -> AsyncEngine:
+    engine = create_async_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _set_sqlite_pragmas)
+    return engine
+
+
+def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+
+def _creation(job: Job) -> Change:
+    return Change(
+        job.last_event, job.created_at, job.state, job.stage, job.percent, job.message, job.attempt, job.error
+    )
+
+
+async def _write_details(connection: AsyncConnection, update: JobUpdate) -> None:
+    job_id = update.job.id
+    if update.forget_finished_work:
+        for table in (schema.segments, schema.finished_windows, schema.plans):
+            await connection.execute(table.delete().where(table.c.job_id == job_id))
+    if update.plan is not None:
+        plan = {
+            "job_id": job_id,
+            "fingerprint": update.plan.fingerprint,
+            "language": update.plan.language,
+            "duration_seconds": update.plan.duration_seconds,
+            "payload": update.plan.payload,
+        }
+        await connection.execute(schema.plans.insert().values(plan))
+    if update.turns is not None:
+        plans = schema.plans
+        await connection.execute(plans.update().where(plans.c.job_id == job_id).values(turns=update.turns))
+    if update.finished_window is not None:
+        await connection.execute(
+            schema.finished_windows.insert().values(job_id=job_id, window_index=update.finished_window)
+        )
+    if update.changes:
+        await connection.execute(schema.events.insert(), [rows.change_row(job_id, change) for change in update.changes])
+    if update.segments:
+        await connection.execute(schema.segments.insert(), [rows.segment_row(job_id, s) for s in update.segments])
+
+
+async def _numbered(connection: AsyncConnection, table: Any, job_id: JobId, after: int, limit: int) -> Sequence[Any]:
+    query = (
+        select(table).where((table.c.job_id == job_id) & (table.c.number > after)).order_by(table.c.number).limit(limit)
+    )
+    return (await connection.execute(query)).mappings().all()
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

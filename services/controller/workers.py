@@ -1,0 +1,310 @@
+"""Links to workers: one a worker, which listens to its heartbeat and knows what it can take.
+
+The heartbeat is the only thing that tells whether a worker can be reached: everything else waits on the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from bulkscribe.worker.v1 import worker_pb2, worker_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.contract.errors import ERRORS, Reason, ServiceError
+from services.contract.limits import HEARTBEATS_MISSED
+from services.controller.jobs import ExecutionMode, JobError
+from services.controller.scheduling import Offer
+from services.runtime.backoff import Backoff
+from services.runtime.channel import Metadata, call_metadata, open_channel
+from services.runtime.errors import service_error
+
+log = structlog.get_logger()
+
+MODEL_STATES = {
+    worker_pb2.MODEL_STATE_AVAILABLE: "available",
+    worker_pb2.MODEL_STATE_LOADING: "loading",
+    worker_pb2.MODEL_STATE_LOADED: "loaded",
+    worker_pb2.MODEL_STATE_FAILED: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerModel:
+    name: str
+    state: str
+    error: str
+    languages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """A worker's own report; ``revision`` orders reports of one ``instance_id``."""
+
+    revision: int
+    instance_id: str
+    total: int
+    free: int
+    draining: bool
+    version: str
+    gpu: bool
+    gpu_name: str
+    models: tuple[WorkerModel, ...]
+    default_model: str
+    diarization: str
+    max_file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What is known of a worker, for people."""
+
+    url: str
+    connected: bool
+    last_seen_at: datetime | None
+    latency_seconds: float | None
+    capacity: Capacity | None
+    error: JobError | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """``interval_seconds``: how often the worker reports, and the longest wait between two tries to reach it."""
+
+    url: str
+    mode: ExecutionMode
+    token: str
+    interval_seconds: float
+    ca_certificates: bytes | None = None
+
+
+class Call(Protocol):
+    """A stream that goes with the link."""
+
+    def cancel(self) -> bool: ...
+
+
+HeldListener = Callable[["WorkerLink", list[tuple[str, int]]], None]
+
+
+class WorkerLink:
+    """The connection to one worker. ``on_change`` is called when it came, went, or can take more or less."""
+
+    def __init__(self, settings: LinkSettings, on_change: Callable[[], None], on_held: HeldListener) -> None:
+        self.url = settings.url
+        self.mode = settings.mode
+        self.metadata: Metadata = call_metadata(settings.token)
+        self._settings = settings
+        self._on_change = on_change
+        self._on_held = on_held
+        self._channel = open_channel(settings.url, settings.ca_certificates)
+        self.stub: Any = worker_pb2_grpc.WorkerServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self.capacity: Capacity | None = None
+        self.last_seen_at: datetime | None = None
+        self.error: JobError | None = None
+        self._latency: float | None = None
+        self._reserved = 0
+        self._calls: set[Call] = set()
+        self._backoff = Backoff(settings.interval_seconds / 8, settings.interval_seconds)
+        self._connected = asyncio.Event()
+        self._disconnected = asyncio.Event()
+        self._disconnected.set()
+
+    @property
+    def name(self) -> str:
+        """For logs and people: a socket's path says nothing to them."""
+        return "local" if self.mode is ExecutionMode.LOCAL else self.url
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    async def wait_connected(self) -> None:
+        await self._connected.wait()
+
+    async def wait_disconnected(self) -> None:
+        await self._disconnected.wait()
+
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(self.name, self.connected, self.last_seen_at, self._latency, self.capacity, self.error)
+
+    def offer(self) -> Offer:
+        """What may be dispatched: the reported free slots less those that dispatches under way have spent."""
+        capacity = self.capacity
+        if capacity is None or not self.connected:
+            return Offer(self.url, self.mode, 0)
+        return Offer(
+            self.url,
+            self.mode,
+            0 if capacity.draining else max(0, capacity.free - self._reserved),
+            frozenset(model.name for model in capacity.models),
+            frozenset(model.name for model in capacity.models if model.state == "failed"),
+            bool(capacity.diarization),
+        )
+
+    def reserve(self) -> None:
+        """Spends a credit until `release`."""
+        self._reserved += 1
+
+    def release(self, capacity: Capacity | None = None) -> None:
+        """The dispatch was accepted (with the capacity after it) or came to nothing."""
+        self._reserved -= 1
+        if capacity is not None:
+            self._take(capacity)
+        self._on_change()
+
+    async def run(self) -> None:
+        """Keeps the heartbeat, for ever."""
+        while True:
+            if await self._listen():
+                self._backoff.succeeded()
+            await asyncio.sleep(self._backoff.failed())
+
+    def hold(self) -> None:
+        """The worker refused what its capacity promised: no credits until its next report."""
+        if self.capacity is not None:
+            self.capacity = replace(self.capacity, free=0)
+
+    def carry(self, call: Call) -> None:
+        """The call is canceled when the heartbeat stops, so that nobody waits on a dead stream."""
+        self._calls.add(call)
+
+    def drop(self, call: Call) -> None:
+        self._calls.discard(call)
+        call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _listen(self) -> bool:
+        """Listens until the heartbeat stops. True when it had been heard."""
+        heard = False
+        try:
+            async for response in self._heartbeats():
+                self._hear(response)
+                heard = heard or self.connected
+        except TimeoutError:
+            self._lose(ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, self._silent()))
+        except grpc.aio.AioRpcError as error:
+            self._lose(self._meaning(error))
+        else:
+            self._lose(ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, f"{self._subject} ended its heartbeat."))
+        return heard
+
+    async def _heartbeats(self) -> AsyncIterator[worker_pb2.WatchResponse]:
+        request = worker_pb2.WatchRequest(controller_id="controller")
+        request.interval.FromMicroseconds(round(self._settings.interval_seconds * 1e6))
+        call = self.stub.Watch(request, metadata=self.metadata)
+        responses = aiter(call)
+        try:
+            while True:
+                async with asyncio.timeout(self._settings.interval_seconds * HEARTBEATS_MISSED):
+                    try:
+                        response = await anext(responses)
+                    except StopAsyncIteration:
+                        return
+                yield response
+                if response.WhichOneof("report") == "capacity":
+                    await self._measure_latency()
+        finally:
+            call.cancel()
+
+    async def _measure_latency(self) -> None:
+        begun = time.monotonic()
+        await self._health.Check(
+            health_pb2.HealthCheckRequest(), timeout=self._settings.interval_seconds * HEARTBEATS_MISSED
+        )
+        self._latency = time.monotonic() - begun
+
+    def _hear(self, response: worker_pb2.WatchResponse) -> None:
+        self.last_seen_at = datetime.now(UTC)
+        if response.WhichOneof("report") == "held":
+            self._on_held(self, [(ref.job_id, ref.attempt) for ref in response.held.attempts])
+            return
+        self._take(capacity_of(response.capacity))
+        if not self.connected:
+            self.error = None
+            self._connected.set()
+            self._disconnected.clear()
+            log.info(self._event("connected"), worker=self.name)
+        self._on_change()
+
+    def _take(self, capacity: Capacity) -> None:
+        """Reports cross on two streams: of one instance the newest counts, of another one the latest to arrive."""
+        known = self.capacity
+        if known is not None and known.instance_id == capacity.instance_id and known.revision > capacity.revision:
+            return
+        if known is None or (known.free, known.total, known.draining) != (
+            capacity.free,
+            capacity.total,
+            capacity.draining,
+        ):
+            log.info(
+                "worker_capacity_reported",
+                worker=self.name,
+                free=capacity.free,
+                total=capacity.total,
+                draining=capacity.draining,
+            )
+        self.capacity = capacity
+
+    def _lose(self, error: ServiceError) -> None:
+        was_connected = self.connected
+        self._connected.clear()
+        self._disconnected.set()
+        for call in list(self._calls):
+            call.cancel()
+        said = JobError(error.reason.value, error.message)
+        if was_connected or said != self.error:
+            log.warning(self._event("lost"), worker=self.name, code=said.code, error=said.message)
+        self.error = said
+        self._on_change()
+
+    def _meaning(self, error: grpc.aio.AioRpcError) -> ServiceError:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            entry = ERRORS[Reason.REMOTE_WORKER_UNAUTHORIZED]
+            message = f"{self._subject} refuses the token. {entry.action}, and restart both."
+            return ServiceError(Reason.REMOTE_WORKER_UNAUTHORIZED, message)
+        known = service_error(error, Reason.REMOTE_WORKER_UNREACHABLE)
+        if known.reason is not Reason.REMOTE_WORKER_UNREACHABLE:
+            return known
+        message = f"{self._subject} cannot be reached. Check that it runs, and the network between."
+        return ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, message)
+
+    def _event(self, what: str) -> str:
+        """Events of the remote path are told from those of the local one by their names."""
+        return f"{self.mode.value}_worker_{what}"
+
+    @property
+    def _subject(self) -> str:
+        return "The local worker" if self.mode is ExecutionMode.LOCAL else f"The worker at {self.url}"
+
+    def _silent(self) -> str:
+        return f"{self._subject} has been silent for {self._settings.interval_seconds * HEARTBEATS_MISSED:g} s."
+
+
+def capacity_of(message: worker_pb2.Capacity) -> Capacity:
+    return Capacity(
+        revision=message.revision,
+        instance_id=message.instance_id,
+        total=message.total,
+        free=message.free,
+        draining=message.draining,
+        version=message.version,
+        gpu=message.device.kind == "cuda",
+        gpu_name=message.device.name,
+        models=tuple(
+            WorkerModel(model.name, MODEL_STATES.get(model.state, "available"), model.error, tuple(model.languages))
+            for model in message.models
+        ),
+        default_model=message.default_model,
+        diarization=message.diarization,
+        max_file_bytes=message.max_file_bytes,
+    )

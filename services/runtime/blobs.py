@@ -1,0 +1,177 @@
+"""Files named by their content, and uploads into them that can be cut and go on.
+
+Writing and hashing happen in threads, in pieces, one piece behind the stream, so the loop stays free and memory
+flat. A blob's file exists under its digest only when it is whole, verified and synced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+from services.contract.errors import Reason, ServiceError
+
+PIECE_BYTES = 4 * 1024 * 1024
+"""Written at once: large enough that the thread's hand-over costs nothing, small enough to hold two."""
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class PartialFile:
+    """Appends to a file from a committed offset on; only what was synced counts as committed.
+
+    Not for two tasks at once. Errors of a full disk are ServiceError(STORAGE_FULL); what was committed stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._hash = hashlib.sha256()
+        self._piece = bytearray()
+        self._writing: asyncio.Future[None] | None = None
+        self._size = 0
+        self._busy = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Bytes taken so far, synced or not."""
+        return self._size
+
+    async def open(self, offset: int) -> None:
+        """Goes on after ``offset`` bytes, whose digest is computed anew. Raises UPLOAD_OFFSET_MISMATCH."""
+        committed = committed_bytes(self._path)
+        if offset != committed:
+            raise ServiceError(
+                Reason.UPLOAD_OFFSET_MISMATCH, f"The upload goes on at byte {committed}, not at {offset}."
+            )
+        with _storage_errors():
+            self._file = await asyncio.to_thread(self._open)
+        self._size = offset
+
+    async def append(self, data: bytes) -> None:
+        self._piece += data
+        self._size += len(data)
+        if len(self._piece) >= PIECE_BYTES:
+            await self._flush()
+
+    async def sync(self) -> int:
+        """Makes all that was taken durable; returns the committed size."""
+        await self._flush()
+        await self._written()
+        if self._file is not None:
+            with _storage_errors():
+                await asyncio.to_thread(os.fdatasync, self._file.fileno())
+        return self._size
+
+    async def digest(self) -> str:
+        """SHA-256 of the whole file, in lower-case hexadecimal; everything is synced first."""
+        await self.sync()
+        return self._hash.hexdigest()
+
+    async def close(self) -> None:
+        """Syncs what arrived, where the disk still takes it."""
+        try:
+            await self.sync()
+        finally:
+            file, self._file = self._file, None
+            if file is not None:
+                await asyncio.to_thread(self._close, file)
+
+    def _close(self, file: BinaryIO) -> None:
+        with self._busy:
+            file.close()
+
+    def _open(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists():
+            with self._path.open("rb") as written:
+                while piece := written.read(PIECE_BYTES):
+                    self._hash.update(piece)
+        return self._path.open("ab", buffering=0)
+
+    async def _flush(self) -> None:
+        await self._written()
+        if self._piece:
+            piece, self._piece = self._piece, bytearray()
+            self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, piece)
+
+    async def _written(self) -> None:
+        """Waits for the piece that is being written. Canceled, it is waited for by whoever closes; failed, it stays
+        failed: a later piece behind half of this one would be a hole."""
+        if self._writing is not None:
+            with _storage_errors():
+                await asyncio.shield(self._writing)
+            self._writing = None
+
+    def _write(self, piece: bytearray) -> None:
+        with self._busy:
+            file = self._file
+            if file is None:
+                return  # closed by a task that was canceled twice, and could not wait for this piece
+            view = memoryview(piece)
+            while view:
+                view = view[file.write(view) :]
+            self._hash.update(piece)
+
+
+class BlobFolder:
+    """Blobs by SHA-256 below one folder; partial ones beside them under any name that the caller keeps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256
+
+    def partial_path(self, name: str) -> Path:
+        return self.folder / "partial" / name
+
+    def has(self, sha256: str) -> bool:
+        return self.path(sha256).exists()
+
+    async def adopt(self, name: str, sha256: str) -> Path:
+        """Makes a synced partial file the blob of its digest."""
+        with _storage_errors():
+            return await asyncio.to_thread(self._adopt, self.partial_path(name), self.path(sha256))
+
+    async def discard_partial(self, name: str) -> None:
+        await asyncio.to_thread(self.partial_path(name).unlink, missing_ok=True)
+
+    async def remove(self, sha256: str) -> None:
+        await asyncio.to_thread(self.path(sha256).unlink, missing_ok=True)
+
+    def _adopt(self, partial: Path, blob: Path) -> Path:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(blob)
+        for folder in (blob.parent, self.folder):
+            sync_folder(folder)
+        return blob
+
+
+def committed_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _storage_errors:
+    """Turns errors of a full disk into STORAGE_FULL."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise ServiceError(Reason.STORAGE_FULL) from error

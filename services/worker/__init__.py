@@ -1,0 +1,1 @@
+"""The worker: a light front process that holds streams and results, and an engine child that holds the models."""

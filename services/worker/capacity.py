@@ -1,0 +1,79 @@
+"""How many attempts the worker can hold: a reservation, not advice. Pure.
+
+Invariant: an attempt is accepted only with a slot taken for it, and the revision grows with every change.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """``revision`` orders reports that cross on two streams; it also counts changes that are none of the slots'."""
+
+    total: int
+    taken: int = 0
+    draining: bool = False
+    revision: int = 1
+
+    @property
+    def free(self) -> int:
+        return 0 if self.draining else max(0, self.total - self.taken)
+
+    def reserve(self) -> Slots:
+        """Takes a slot. Raises ValueError when none is free."""
+        if self.free == 0:
+            raise ValueError("no slot is free")
+        return self._changed(taken=self.taken + 1)
+
+    def release(self) -> Slots:
+        if self.taken == 0:
+            raise ValueError("no slot is taken")
+        return self._changed(taken=self.taken - 1)
+
+    def drain(self) -> Slots:
+        """From now on nothing is free."""
+        return self._changed(draining=True)
+
+    def touch(self) -> Slots:
+        """Something else that is reported with the slots changed."""
+        return self._changed()
+
+    def _changed(self, taken: int | None = None, draining: bool | None = None) -> Slots:
+        return replace(
+            self,
+            taken=self.taken if taken is None else taken,
+            draining=self.draining if draining is None else draining,
+            revision=self.revision + 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """As its driver reports it; memory in MiB."""
+
+    name: str
+    memory_mib: int
+
+
+_DATA_CENTER = re.compile(r"\b(A100|A800|H100|H800|H20|H200|GH200|B100|B200|B300|GB200)\b")
+"""Cards with high-bandwidth memory: several jobs at once gain there; others are bound by compute at two or three."""
+
+_GIB_PER_JOB = 10
+_MOST_ELSEWHERE = 3
+
+
+def auto_slots(gpu: Gpu | None, diarization: bool) -> int:
+    """Jobs at once for ``WORKER_MAX_CONCURRENT_JOBS=auto``.
+
+    The operations guide's table: 10 GB: 1; 24 GB: 2; 48 GB: 3; A100 40 GB: 4; A100 80 GB: 8; one less with
+    diarization, which needs memory of its own. Cards report a little less than they are sold for. No GPU: 1.
+    """
+    if gpu is None:
+        return 1
+    jobs = round(gpu.memory_mib / 1024) // _GIB_PER_JOB
+    if not _DATA_CENTER.search(gpu.name):
+        jobs = min(jobs, _MOST_ELSEWHERE)
+    return max(1, jobs - diarization)

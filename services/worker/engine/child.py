@@ -1,0 +1,157 @@
+"""The engine child's frame: one thread reads the pipe, one loads models, one a slot runs jobs.
+
+Invariant: the process ends at once when the pipe closes, whatever its threads do; nothing in it needs to be saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+import structlog
+
+from services.worker.engine.diarization import Diarizer
+from services.worker.engine.job import Tools, run_job
+from services.worker.engine.messages import (
+    CancelWork,
+    Configure,
+    FromEngine,
+    Ping,
+    Pong,
+    RunWork,
+    StateReported,
+    ToEngine,
+    WorkReported,
+    encode,
+    receive,
+)
+from services.worker.engine.models import Models, choose_device, device_name
+from services.worker.engine.protocol import EngineSettings
+from services.worker.pipeline import prepare
+from services.worker.pipeline.faults import WorkError
+from services.worker.work import EngineState, Report
+
+log = structlog.get_logger()
+
+_BATCH_SIZE = {"cpu": 8, "cuda": 16}
+
+
+class Pipe:
+    """The child's end. Several threads send; one receives."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._sending = threading.Lock()
+
+    def send(self, message: FromEngine) -> None:
+        frame = encode(message)
+        with self._sending:
+            try:
+                self._stream.write(frame)
+                self._stream.flush()
+            except OSError:  # the front is gone
+                os._exit(0)
+
+    def receive(self) -> ToEngine | None:
+        return receive(self._stream)
+
+
+class EngineChild:
+    def __init__(self, pipe: Pipe, settings: EngineSettings) -> None:
+        self._pipe = pipe
+        self._settings = settings
+        self._device = choose_device(settings.device)
+        self._device_name = device_name(self._device)
+        self._ready = False
+        self._telling = threading.Lock()
+        self._canceled: dict[int, threading.Event] = {}
+        self._models = Models(settings, self._device, _threads(settings), self._tell)
+        self._diarizer = Diarizer(settings, self._device, self._tell)
+        batch_size = settings.batch_size or _BATCH_SIZE.get(self._device, 8)
+        self._tools = Tools(self._models, self._diarizer, settings.default_model, batch_size)
+        self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+
+    def serve(self) -> None:
+        """Returns when the front is gone."""
+        self._tell()
+        self._loader.submit(self._load).add_done_callback(_exit_on_fault)
+        while (message := self._pipe.receive()) is not None:
+            self._handle(message)
+
+    def _handle(self, message: ToEngine) -> None:
+        match message:
+            case RunWork(run, work):
+                canceled = self._canceled[run] = threading.Event()
+                self._slots.submit(self._run, message, canceled).add_done_callback(_exit_on_fault)
+                log.debug("job_received", job_id=work.key.job_id)
+            case CancelWork(run):
+                if run in self._canceled:
+                    self._canceled[run].set()
+            case Ping():
+                self._pipe.send(Pong())
+            case Configure():
+                log.error("configured_twice")
+
+    def _run(self, message: RunWork, canceled: threading.Event) -> None:
+        def report(of: Report) -> None:
+            self._pipe.send(WorkReported(message.run, of))
+
+        run_job(message.work, self._tools, report, canceled.is_set)
+        self._canceled.pop(message.run, None)
+
+    def _load(self) -> None:
+        prepare.warm_up()
+        with contextlib.suppress(WorkError):  # its state says why; jobs for other models can still run
+            self._models.get(self._settings.default_model)
+        self._ready = True
+        self._tell()
+        self._diarizer.load()
+        # Decoding a file collects garbage: the models' many objects need not be looked at each time.
+        gc.collect()
+        gc.freeze()
+
+    def _tell(self) -> None:
+        with self._telling:  # a later state never overtakes an earlier one
+            self._pipe.send(StateReported(self._state()))
+
+    def _state(self) -> EngineState:
+        return EngineState(
+            ready=self._ready,
+            device=self._device,
+            device_name=self._device_name,
+            models=self._models.states(),
+            diarization=self._diarizer.ready_name,
+            diarization_error=self._diarizer.error,
+            languages=self._models.languages(),
+        )
+
+
+def _threads(settings: EngineSettings) -> int:
+    """Threads of one decoding job: the cores this process may use, shared among the slots."""
+    return settings.cpu_threads or max(1, len(os.sched_getaffinity(0)) // settings.slots)
+
+
+def _exit_on_fault(future: Future[None]) -> None:
+    """A thread of the frame itself that fails leaves a process nobody can trust: the front starts another."""
+    error = future.exception()
+    if error is not None:
+        log.critical("engine_failed", exc_info=error)
+        os._exit(1)
+
+
+Configured = Callable[[EngineSettings], None]
+
+
+def serve(stream: BinaryIO, configured: Configured) -> None:
+    """Runs the child on its pipe; ``configured`` is called with the settings before anything is loaded."""
+    pipe = Pipe(stream)
+    message = pipe.receive()
+    if isinstance(message, Configure):
+        configured(message.settings)
+        EngineChild(pipe, message.settings).serve()

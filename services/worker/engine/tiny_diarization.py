@@ -1,0 +1,300 @@
+"""The demo's speaker models: a segmentation and an embedding on log-mel features, small enough to be bundled.
+
+Parameter names are those of the weights in ``models/diarization-demo``. Import after ``import_torchaudio``.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyannote.audio.core.model import Model
+from pyannote.audio.core.task import Task
+from scipy.cluster.hierarchy import fcluster, linkage
+from torch import Tensor, nn
+from torch.nn import functional
+
+SAMPLE_RATE = 16_000
+_HOP = 160  # samples between two mel frames
+
+# Powerset classes of three speakers, at most two at once: nobody, 0, 1, 2, 0+1, 0+2, 1+2.
+_PAIR_CLASS = {(0, 1): 4, (0, 2): 5, (1, 2): 6}
+_CLASSES = 7
+_MAX_SPEAKERS = 3
+
+
+def mel_matrix(bands: int, fft: int, rate: int, low: float = 40.0, high: float = 7600.0) -> Tensor:
+    """Triangular filters (fft / 2 + 1, bands) between ``low`` and ``high`` hertz, on the HTK mel scale."""
+
+    def to_mel(hertz: float) -> float:
+        return 2595 * math.log10(1 + hertz / 700)
+
+    points = torch.linspace(to_mel(low), to_mel(high), bands + 2, dtype=torch.float64)
+    hertz = 700 * (10 ** (points / 2595) - 1)
+    bins = torch.linspace(0, rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
+    left, middle, right = hertz[None, :-2], hertz[None, 1:-1], hertz[None, 2:]
+    rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
+    return torch.clamp(torch.minimum(rising, falling), min=0).float()
+
+
+class LogMel(nn.Module):
+    """(batch, 1, samples) to (batch, bands, frames); frame j is centered on sample j * hop."""
+
+    def __init__(self, bands: int = 64, fft: int = 512, width: int = 400, rate: int = SAMPLE_RATE) -> None:
+        super().__init__()
+        self.fft, self.width = fft, width
+        self.window: Tensor
+        self.filters: Tensor
+        self.register_buffer("window", torch.hann_window(width), persistent=False)
+        self.register_buffer("filters", mel_matrix(bands, fft, rate), persistent=False)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        frames = max(1, waveforms.shape[-1] // _HOP)
+        spectrum = torch.stft(
+            waveforms.squeeze(1),
+            self.fft,
+            _HOP,
+            self.width,
+            self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        power = torch.view_as_real(spectrum).square().sum(-1)[..., :frames]
+        mel = torch.matmul(power.transpose(1, 2), self.filters)
+        # brings the features of speech near zero mean and unit variance
+        return (torch.log(mel + 1e-5).transpose(1, 2) + 5.0) / 4.0
+
+
+class Block(nn.Module):
+    """A convolution, normalized, with a short cut where the shapes allow it."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.c = nn.Conv1d(inputs, outputs, kernel, stride, padding=padding, dilation=dilation, bias=False)
+        self.b = nn.BatchNorm1d(outputs)
+        self.short_cut = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.b(self.c(x)))
+        return x + y if self.short_cut else y
+
+
+def time_delay_network(bands: int, channels: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        Block(bands, channels, 5, 2),
+        Block(channels, channels, 3),
+        Block(channels, channels, 3, dilation=2),
+        Block(channels, channels, 3, dilation=3),
+        Block(channels, outputs, 1),
+    )
+
+
+class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no types
+    """Log-mel, time-delay network at 40 ms a frame, LSTM, self-attention, LSTM, powerset classes.
+
+    How many speak comes from the classes; who it is, from clusters of per-frame speaker vectors.
+    """
+
+    def __init__(
+        self,
+        n_mels: int = 64,
+        channels: int = 160,
+        pooled: int = 256,
+        reduced: int = 128,
+        hidden: int = 96,
+        heads: int = 4,
+        decode: str = "head",
+        threshold: float = 0.5,
+        min_frames: int = 6,
+        sample_rate: int = SAMPLE_RATE,
+        num_channels: int = 1,
+        task: Task | None = None,
+    ) -> None:
+        super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
+        self.save_hyperparameters(
+            "n_mels", "channels", "pooled", "reduced", "hidden", "heads", "decode", "threshold", "min_frames"
+        )
+        self.mel = LogMel(n_mels, rate=sample_rate)
+        self.tdnn = time_delay_network(n_mels, channels, pooled)
+        self.down = Block(pooled, reduced, 3, 2)
+        self.rnn1 = nn.LSTM(reduced, hidden, batch_first=True, bidirectional=True)
+        self.ln = nn.LayerNorm(2 * hidden)
+        self.att = nn.MultiheadAttention(2 * hidden, heads, batch_first=True)
+        self.rnn2 = nn.LSTM(2 * hidden, hidden, batch_first=True, bidirectional=True)
+        self.lin = nn.Linear(2 * hidden, hidden)
+        self.spk = nn.Linear(2 * hidden, 32)
+        self.aff = nn.Parameter(torch.tensor([8.0, 4.0]))  # used in training only; here because the weights hold it
+
+    @property
+    def dimension(self) -> int:
+        return int(self.specifications.num_powerset_classes)
+
+    def build(self) -> None:
+        self.classifier = nn.Linear(self.hparams.hidden, self.dimension)
+        self.activation = self.default_activation()
+
+    @lru_cache  # noqa: B019 - as pyannote's own models; one instance a process
+    def num_frames(self, num_samples: int) -> int:
+        frames = max(1, num_samples // _HOP)
+        for _ in range(2):
+            frames = (frames - 1) // 2 + 1
+        return frames
+
+    def receptive_field_size(self, num_frames: int = 1) -> int:
+        return 4 * _HOP * num_frames
+
+    def receptive_field_center(self, frame: int = 0) -> int:
+        return 4 * _HOP * frame
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(batch, 1, samples) to log-probabilities (batch, frames, classes)."""
+        classes, vectors = self._classes_and_vectors(waveforms)
+        if self.hparams.decode == "head":
+            return classes
+        chunks = zip(classes.float().cpu().numpy(), vectors.float().cpu().numpy(), strict=True)
+        decided = [decide_speakers(p, v, self.hparams.threshold, self.hparams.min_frames) for p, v in chunks]
+        return torch.from_numpy(np.stack(decided)).to(classes.device)
+
+    def _classes_and_vectors(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        # One chunk at a time takes half as long on a CPU: its activations stay in the cache.
+        x = torch.cat([self.down(self.tdnn(self.mel(chunk))) for chunk in torch.split(waveforms, 1)]).transpose(1, 2)
+        x, _ = self.rnn1(x)
+        y = self.ln(x)
+        x = x + self.att(y, y, y, need_weights=False)[0]
+        vectors = functional.normalize(self.spk(x), dim=-1)
+        x, _ = self.rnn2(x)
+        return self.activation(self.classifier(functional.leaky_relu(self.lin(x)))), vectors
+
+
+def decide_speakers(
+    log_probabilities: NDArray[np.float32], vectors: NDArray[np.float32], threshold: float, min_frames: int
+) -> NDArray[np.float32]:
+    """Log-probabilities (frames, 7) that say with near certainty who speaks in each frame.
+
+    Frames with one speaker are clustered by their vectors (frames, 32), at most three clusters of ``min_frames`` or
+    more, joined while their mean cosine similarity is over ``threshold``.
+    """
+    p = np.exp(log_probabilities)
+    speaking = np.stack([p[:, 0], p[:, 1:4].sum(1), p[:, 4:7].sum(1)], 1).argmax(1)
+    alone = np.flatnonzero(speaking == 1)
+    if len(alone) >= 2:
+        classes = _clustered(speaking, vectors, alone, threshold, min_frames)
+    else:
+        classes = (speaking > 0).astype(int)
+    decided = np.full((len(speaking), _CLASSES), -9.0, np.float32)
+    decided[np.arange(len(speaking)), classes] = -1e-3
+    return decided
+
+
+def _clustered(
+    speaking: NDArray[np.intp], vectors: NDArray[np.float32], alone: NDArray[np.intp], threshold: float, min_frames: int
+) -> NDArray[np.intp]:
+    every = 2 if len(alone) > 40 else 1  # every other frame says as much, in a quarter of the time
+    sample = vectors[alone][::every]
+    centers = _centers(sample, threshold, min_frames / every)
+    similarity = vectors @ centers.T
+    speaker = np.full(len(speaking), -1)
+    speaker[alone] = similarity[alone].argmax(1)
+    classes = np.zeros(len(speaking), int)
+    classes[alone] = 1 + speaker[alone]
+    for frame in np.flatnonzero(speaking == 2):
+        classes[frame] = _pair_class(int(frame), alone, speaker, similarity[frame])
+    return classes
+
+
+def _centers(sample: NDArray[np.float32], threshold: float, min_frames: float) -> NDArray[np.float32]:
+    """Unit vectors (speakers, 32) in the middle of the largest clusters."""
+    cluster = np.zeros(1, int)
+    if len(sample) > 1:
+        cluster = fcluster(linkage(sample, "average", metric="cosine"), 1 - threshold, "distance") - 1
+    sizes = np.bincount(cluster)
+    kept = [k for k in np.argsort(-sizes)[:_MAX_SPEAKERS] if sizes[k] >= min_frames] or [int(sizes.argmax())]
+    centers = np.stack([sample[cluster == k].mean(0) for k in kept])
+    unit: NDArray[np.float32] = centers / np.linalg.norm(centers, axis=1, keepdims=True)
+    return unit
+
+
+def _pair_class(frame: int, alone: NDArray[np.intp], speaker: NDArray[np.intp], similarity: NDArray[np.float32]) -> int:
+    """Two at once are most likely who spoke before and who speaks after; else the likeliest other one."""
+    if len(similarity) < 2:
+        return 1
+    at = int(np.searchsorted(alone, frame))
+    before = int(speaker[alone[at - 1]]) if at > 0 else -1
+    after = int(speaker[alone[at]]) if at < len(alone) else -1
+    if before < 0 or after < 0 or before == after:
+        before = before if before >= 0 else after
+        order = np.argsort(-similarity)
+        after = int(order[0] if order[0] != before else order[1])
+    return _PAIR_CLASS[min(before, after), max(before, after)]
+
+
+class TinyEmbedding(Model):  # type: ignore[misc]  # pyannote publishes no types
+    """Log-mel, time-delay network at 20 ms a frame, weighted statistics pooling, linear layer, whitening."""
+
+    MIN_SAMPLES = 4800
+
+    def __init__(
+        self,
+        n_mels: int = 64,
+        channels: int = 160,
+        pooled: int = 256,
+        dimension: int = 96,
+        sample_rate: int = SAMPLE_RATE,
+        num_channels: int = 1,
+        task: Task | None = None,
+    ) -> None:
+        super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
+        self.save_hyperparameters("n_mels", "channels", "pooled", "dimension")
+        self.mel = LogMel(n_mels, rate=sample_rate)
+        self.tdnn = time_delay_network(n_mels, channels, pooled)
+        self.emb = nn.Linear(2 * pooled, dimension)
+        self.norm = nn.BatchNorm1d(dimension, affine=False)
+        self.register_buffer("post_mean", torch.zeros(dimension))
+        self.register_buffer("post", torch.eye(dimension))
+
+    @property
+    def dimension(self) -> int:
+        return int(self.hparams.dimension)
+
+    @lru_cache  # noqa: B019 - as pyannote's own models; one instance a process
+    def num_frames(self, num_samples: int) -> int:
+        return (max(1, num_samples // _HOP) - 1) // 2 + 1
+
+    def receptive_field_size(self, num_frames: int = 1) -> int:
+        return 2 * _HOP * num_frames
+
+    def receptive_field_center(self, frame: int = 0) -> int:
+        return 2 * _HOP * frame
+
+    def forward(self, waveforms: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(batch, 1, samples) and frame weights (batch, frames) to (batch, dimension)."""
+        if waveforms.shape[-1] < self.MIN_SAMPLES:  # pyannote finds the shortest length by trying
+            raise ValueError("at least 0.3 s of audio needed")
+        frames = self.num_frames(waveforms.shape[-1])
+        if weights is None:
+            weights = waveforms.new_ones(waveforms.shape[0], frames)
+        elif weights.shape[-1] != frames:
+            weights = functional.interpolate(weights[:, None], size=frames, mode="nearest")[:, 0]
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
+        whitened: Tensor = (self.norm(self.emb(self._pooled(waveforms, weights))) - self.post_mean) @ self.post
+        return whitened
+
+    def _pooled(self, waveforms: Tensor, weights: Tensor) -> Tensor:
+        """pyannote sends every chunk once per local speaker, one after the other: it is computed once."""
+        batch = waveforms.shape[0]
+        firsts = [i for i in range(batch) if i == 0 or not torch.equal(waveforms[i], waveforms[i - 1])]
+        pooled: list[Any] = []
+        for first, end in pairwise([*firsts, batch]):
+            x = self.tdnn(self.mel(waveforms[first : first + 1]))[0]
+            w = weights[first:end]
+            mean = w @ x.T
+            variance = w @ x.square().T - mean.square()
+            pooled.append(torch.cat([mean, torch.sqrt(variance.clamp(min=1e-5))], 1))
+        return torch.cat(pooled)

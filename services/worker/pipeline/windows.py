@@ -1,0 +1,122 @@
+"""Planning: which stretches of speech are decoded together, and where their words lie in the recording.
+
+A window is a run of speech spans whose silences are cut out, at most the model's chunk length of speech. Spans are
+grouped as faster-whisper's ``collect_chunks`` does, so text equals that of its batched pipeline. Windows are
+independent: nothing is carried from one to the next, so any of them may be decoded again alone. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from services.worker.work import Segment, Window, Word
+
+SAMPLE_RATE = 16_000
+
+# Part of every fingerprint: raise it when the same recording and options would be cut into other windows.
+PLANNER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the recording without a pause, in samples at 16 kHz; ``end`` is exclusive."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechWindow:
+    """The spans that are decoded together, in the order of the recording."""
+
+    index: int
+    spans: tuple[Span, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Speech in the window; its silences do not count."""
+        return sum(span.length for span in self.spans) / SAMPLE_RATE
+
+    def stretch(self) -> Window:
+        return Window(self.index, self.spans[0].start / SAMPLE_RATE, self.spans[-1].end / SAMPLE_RATE)
+
+
+def plan_speech(spans: Iterable[Span], max_seconds: float) -> tuple[SpeechWindow, ...]:
+    """Joins spans while their sum stays within ``max_seconds``; a span that is longer itself is cut."""
+    limit = int(max_seconds * SAMPLE_RATE)
+    groups: list[list[Span]] = []
+    filled = limit
+    for span in _cut(spans, limit):
+        if filled + span.length > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(span)
+        filled += span.length
+    return tuple(SpeechWindow(index, tuple(group)) for index, group in enumerate(groups))
+
+
+def plan_everything(samples: int, max_seconds: float) -> tuple[SpeechWindow, ...]:
+    """Windows over the whole recording, for work that must not leave out what sounds like silence."""
+    return plan_speech([Span(0, samples)] if samples else [], max_seconds)
+
+
+def _cut(spans: Iterable[Span], limit: int) -> Iterable[Span]:
+    for span in spans:
+        for start in range(span.start, span.end, limit):
+            yield Span(start, min(start + limit, span.end))
+
+
+def fingerprint(windows: Sequence[SpeechWindow], decisive: Mapping[str, object]) -> str:
+    """SHA-256 over the plan and everything else the text depends on; ``decisive`` must be JSON."""
+    plan = [[[span.start, span.end] for span in window.spans] for window in windows]
+    content = {"planner": PLANNER_VERSION, "plan": plan, **decisive}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def to_recording_time(segments: Iterable[Segment], spans: Sequence[Span]) -> tuple[Segment, ...]:
+    """Segments timed from the window's own beginning, silences cut out, become times of the recording.
+
+    A word lies wholly in the span that holds its middle, so that a cut-out silence never stretches it.
+    """
+    clock = _SpanClock(spans)
+    return tuple(clock.segment(segment) for segment in segments)
+
+
+class _SpanClock:
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans = spans
+        self._ends = list(accumulate(span.length / SAMPLE_RATE for span in spans))
+
+    def segment(self, segment: Segment) -> Segment:
+        if not segment.words:
+            end = self._place(segment.end, self._span_ending_at(segment.end))
+            return replace(segment, start=self._place(segment.start, self._span_at(segment.start)), end=end)
+        words = tuple(self._word(word) for word in segment.words)
+        return replace(segment, start=words[0].start, end=words[-1].end, words=words)
+
+    def _word(self, word: Word) -> Word:
+        span = self._span_at((word.start + word.end) / 2)
+        return replace(word, start=self._place(word.start, span), end=self._place(word.end, span))
+
+    def _span_at(self, seconds: float) -> int:
+        return min(bisect_right(self._ends, seconds), len(self._ends) - 1)
+
+    def _span_ending_at(self, seconds: float) -> int:
+        """The end of a span belongs to it, not to the next one; half a hundredth forgives rounding."""
+        return self._span_at(seconds - 0.005)
+
+    def _place(self, seconds: float, index: int) -> float:
+        """Kept inside the span: the model's word times may be off by more than the silence beside it."""
+        span = self._spans[index]
+        before = self._ends[index] - span.length / SAMPLE_RATE
+        placed = span.start / SAMPLE_RATE + seconds - before
+        return round(min(max(placed, span.start / SAMPLE_RATE), span.end / SAMPLE_RATE), 2)

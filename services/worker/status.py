@@ -1,0 +1,105 @@
+"""What the worker is and can take at this moment: its slots and what the engine says. One per process.
+
+Invariant: every change rings the bell, so that all heartbeats report it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import structlog
+
+from services.contract.errors import Reason, ServiceError
+from services.runtime.bell import Bell
+from services.worker.capacity import Slots
+from services.worker.engine.protocol import Engine
+from services.worker.work import EngineState, ModelState, Options
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What never changes while the process runs. ``max_file_bytes``: the largest recording it takes."""
+
+    default_model: str
+    max_file_bytes: int
+    instance_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: float = field(default_factory=time.monotonic)
+
+
+class WorkerStatus:
+    """The live slots and engine state."""
+
+    def __init__(self, offer: Offer, slots: int, engine: EngineState) -> None:
+        self.offer = offer
+        self.slots = Slots(slots)
+        self.engine = engine
+        self.changed = Bell()
+
+    def reserve(self) -> None:
+        """Takes a slot. Raises WORKER_DRAINING, WORKER_FULL."""
+        if self.slots.draining:
+            raise ServiceError(Reason.WORKER_DRAINING)
+        if self.slots.free == 0:
+            raise ServiceError(Reason.WORKER_FULL)
+        self._set(self.slots.reserve())
+
+    def release(self) -> None:
+        self._set(self.slots.release())
+
+    def drain(self) -> None:
+        self._set(self.slots.drain())
+
+    def check(self, options: Options) -> None:
+        """Raises what makes the options impossible here: model, language or diarization."""
+        model = self._model(options.model or self.offer.default_model)
+        if model.state == "failed":
+            raise ServiceError(Reason.MODEL_UNAVAILABLE, f"The model {model.name!r} cannot be loaded: {model.error}")
+        languages = self.engine.languages.get(model.name, ())
+        if options.language and languages and options.language not in languages:
+            raise ServiceError(
+                Reason.LANGUAGE_UNSUPPORTED,
+                f"The model {model.name!r} does not know the language {options.language!r}. Choose another, or none.",
+            )
+        if options.diarization and not self.engine.diarization and self.engine.diarization_error:
+            raise ServiceError(Reason.DIARIZATION_UNAVAILABLE, self.engine.diarization_error)
+
+    async def follow(self, engine: Engine) -> None:
+        """Takes over every change of the engine's state, for ever."""
+        while True:
+            self.engine = await engine.changed(self.engine)
+            log.info(
+                "engine_state_changed",
+                ready=self.engine.ready,
+                device=self.engine.device,
+                loaded=[model.name for model in self.engine.models if model.state == "loaded"],
+                failed=[model.name for model in self.engine.models if model.state == "failed"],
+                diarization=self.engine.diarization,
+            )
+            self._set(self.slots.touch())
+
+    def _model(self, name: str) -> ModelState:
+        for model in self.engine.models:
+            if model.name == name:
+                return model
+        offered = ", ".join(model.name for model in self.engine.models)
+        raise ServiceError(Reason.MODEL_UNKNOWN, f"This worker does not offer the model {name!r}. It has: {offered}.")
+
+    def _set(self, slots: Slots) -> None:
+        known, self.slots = self.slots, slots
+        if (known.free, known.total, known.draining) != (slots.free, slots.total, slots.draining):
+            log.info("worker_capacity_changed", free=slots.free, total=slots.total, draining=slots.draining)
+        self.changed.ring()
+
+
+async def wait_or_interval(bell: Bell, seconds: float) -> None:
+    """Until the bell rings, at most so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await bell.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,169 @@
+"""The batch runner's client against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from scripts.batch.answers import Upload
+from scripts.batch.client import Gateway, Refused
+from scripts.batch.multipart import UnreadableRecording
+from scripts.batch.outages import Outages
+from scripts.batch.state import Session
+from tests.fakes.gateway import FakeGateway, says
+
+BIG_BYTES = 8 * 1024 * 1024
+CONTENT = bytes(range(256)) * (BIG_BYTES // 256)
+
+
+@asynccontextmanager
+async def client(url: str, session: Session | None = None) -> AsyncIterator[tuple[Gateway, list[str], list[Session]]]:
+    lines: list[str] = []
+    renewed: list[Session] = []
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        yield Gateway(http, url, session, renewed.append, Outages(lines.append)), lines, renewed
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeGateway]:
+    async with FakeGateway().serving() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.batch.outages.FIRST_WAIT_SECONDS", 0.001)
+
+
+async def test_an_upload_arrives_whole_and_tells_its_progress(fake: FakeGateway, recording: Path) -> None:
+    sent: list[int] = []
+    async with client(fake.url) as (gateway, _, renewed):
+        upload = await gateway.upload(recording, "ä.mp3", BIG_BYTES, sent.append)
+    assert upload == Upload("u1", "ab", 60.0)
+    assert fake.uploads["u1"].content == CONTENT
+    assert fake.uploads["u1"].filename == "ä.mp3"
+    assert sent == sorted(sent)
+    assert (sent[0], sent[-1]) == (0, BIG_BYTES)
+    assert len(renewed) == 1
+
+
+async def test_a_session_that_is_refused_in_the_middle_of_an_upload_is_renewed(
+    fake: FakeGateway, recording: Path
+) -> None:
+    async with client(fake.url) as (gateway, _, renewed):
+        await gateway.connect()
+        fake.forget_sessions()
+        upload = await gateway.upload(recording, "a.mp3", BIG_BYTES, lambda _size: None)
+    assert isinstance(upload, Upload)
+    assert len(renewed) == 2
+    assert renewed[0] != renewed[1]
+
+
+async def test_a_session_that_is_known_is_kept(fake: FakeGateway) -> None:
+    async with client(fake.url) as (first, _, renewed):
+        await first.connect()
+    async with client(fake.url, renewed[0]) as (second, _, again):
+        await second.connect()
+    assert again == []
+
+
+async def test_an_upload_that_stands_still_is_begun_again(
+    fake: FakeGateway, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.batch.client.UPLOAD_STALL_SECONDS", 0.2)
+
+    async def hang(_request: object) -> None:
+        await asyncio.Event().wait()
+
+    fake.fault("upload", hang)
+    async with client(fake.url) as (gateway, lines, _):
+        upload = await gateway.upload(recording, "a.mp3", BIG_BYTES, lambda _size: None)
+    assert isinstance(upload, Upload)
+    assert "stood still" in lines[0]
+
+
+async def test_a_gateway_that_hangs_is_asked_again(fake: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.batch.client.ANSWER_SECONDS", 0.2)
+
+    async def hang(_request: object) -> None:
+        await asyncio.Event().wait()
+
+    fake.fault("session", hang)
+    async with client(fake.url) as (gateway, lines, _):
+        await gateway.connect()
+    assert "does not answer in time" in lines[0]
+
+
+async def test_a_file_that_is_shorter_than_it_was_cannot_be_sent(fake: FakeGateway, recording: Path) -> None:
+    async with client(fake.url) as (gateway, _, _):
+        with pytest.raises(UnreadableRecording, match="shorter"):
+            await gateway.upload(recording, "a.mp3", BIG_BYTES + 1, lambda _size: None)
+        with pytest.raises(UnreadableRecording, match="No such file"):
+            await gateway.upload(recording.with_name("b.mp3"), "b.mp3", 1, lambda _size: None)
+
+
+async def test_a_transcript_that_is_cut_is_not_kept(fake: FakeGateway, recording: Path, tmp_path: Path) -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"half of")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    path = tmp_path / "a.txt"
+    fake.fault("transcript", cut)
+    async with client(fake.url) as (gateway, _, _):
+        upload = await gateway.upload(recording, "a.mp3", BIG_BYTES, lambda _size: None)
+        assert isinstance(upload, Upload)
+        job = await gateway.create_job(upload.upload_id, {}, "r1")
+        await fake.until(lambda: fake.jobs[job.job_id].ended)
+        await gateway.save_transcript(job.job_id, "txt", path)
+    assert path.read_text() == "txt of a.mp3 by j1"
+    assert fake.calls["transcript"] == 2
+
+
+async def test_a_page_where_an_answer_should_be_is_asked_for_again(fake: FakeGateway) -> None:
+    fake.fault("session", says("<html>"), says("[]", "application/json"))
+    async with client(fake.url) as (gateway, lines, _):
+        await gateway.connect()
+    assert "no JSON" in lines[0]
+
+
+async def test_a_refusal_is_told_with_its_code(fake: FakeGateway) -> None:
+    async with client(fake.url) as (gateway, _, _):
+        with pytest.raises(Refused) as refused:
+            await gateway.job("nothing")
+    assert (refused.value.status, refused.value.code, refused.value.unknown) == (404, "NOT_FOUND", True)
+
+
+async def test_a_password_in_the_address_is_not_told() -> None:
+    async def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        closed.set()
+        writer.close()
+
+    closed = asyncio.Event()
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, client(f"http://me:secret@127.0.0.1:{port}") as (gateway, lines, _):
+        connecting = asyncio.ensure_future(gateway.connect())
+        async with asyncio.timeout(10):
+            await closed.wait()
+            while not lines:  # noqa: ASYNC110 - a list has no event
+                await asyncio.sleep(0.01)
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+    assert "secret" not in lines[0]

@@ -1,0 +1,523 @@
+"""The batch runner as people start it, against a gateway in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import signal
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.gateway import FakeGateway, after_doing, answers, drops, says
+from tests.ports import free_port
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_batch.sh"
+DEADLINE = 60.0
+
+
+@dataclass
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Batch:
+    """A folder of recordings, and the script that works on it."""
+
+    folder: Path
+    url: str
+
+    def record(self, *names: str, content: bytes = b"sound") -> None:
+        for name in names:
+            (self.folder / name).write_bytes(content + name.encode("utf-8", "surrogateescape"))
+
+    async def start(self, *options: str, cwd: Path | None = None) -> asyncio.subprocess.Process:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("WORKER_", "GATEWAY_"))}
+        return await asyncio.create_subprocess_exec(
+            SCRIPT, "--input", str(self.folder), "--controller", self.url, *options,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=cwd or self.folder.parent,
+            env=environment,
+        )  # fmt: skip
+
+    async def run(self, *options: str, cwd: Path | None = None) -> Ended:
+        return await ended(await self.start(*options, cwd=cwd))
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "batch_state.json"
+
+    @property
+    def state(self) -> Any:
+        return json.loads(self.state_file.read_bytes())
+
+    def transcript(self, name: str) -> str:
+        return (self.folder / "transcripts" / name).read_text()
+
+
+async def ended(process: asyncio.subprocess.Process) -> Ended:
+    async with asyncio.timeout(DEADLINE):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    assert b"Traceback" not in out + err
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[FakeGateway]:
+    async with FakeGateway().serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+def batch(tmp_path: Path, gateway: FakeGateway) -> Batch:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    return Batch(folder, gateway.url)
+
+
+async def test_every_recording_becomes_transcripts_and_the_state_says_so(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.WAV", "b.mp3", ".hidden.mp3", "notes.txt")
+    result = await batch.run("--remote", "--diarization", "--model", "demo", "--formats", "txt,vtt", "--language", "en")
+    assert result.status == 0, result.out + result.err
+    assert "3 complete, 0 failed, 0 canceled, 0 skipped" in result.out
+    assert "real-time factor" in result.out
+    assert sorted(path.name for path in (batch.folder / "transcripts").iterdir()) == [
+        "a.mp3.txt", "a.mp3.vtt", "b.WAV.txt", "b.WAV.vtt", "b.mp3.txt", "b.mp3.vtt",
+    ]  # fmt: skip
+    state = batch.state
+    assert set(state) == {"files", "session", "csrfToken"}
+    assert set(state["files"]) == {"a.mp3", "b.WAV", "b.mp3"}
+    assert state["files"]["a.mp3"].items() >= {
+        "uploadId": "u1", "jobId": "j1", "status": "complete", "executionMode": "remote",
+    }.items()  # fmt: skip
+    assert gateway.known.get(state["session"]) == gateway.key
+    assert stat.S_IMODE(batch.state_file.stat().st_mode) == 0o600
+    assert gateway.uploads["u1"].content == b"sounda.mp3"
+    assert gateway.jobs["j1"].options == {
+        "model": "demo", "useRemoteWorker": True, "diarizationEnabled": True, "language": "en",
+    }  # fmt: skip
+
+
+async def test_secrets_and_control_codes_are_never_printed(batch: Batch) -> None:
+    batch.record("a.mp3", "evil\x1b[31m\n.mp3")
+    result = await batch.run()
+    assert result.status == 0
+    assert "\x1b" not in result.out
+    assert batch.state["session"] not in result.out + result.err
+    assert batch.state["csrfToken"] not in result.out + result.err
+
+
+async def test_one_after_another_unless_asked_for_more(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3", "c.mp3", "d.mp3")
+    await batch.run()
+    assert gateway.most_in_flight == 1
+
+
+async def test_parallel_recordings_are_in_flight_at_once(batch: Batch, gateway: FakeGateway) -> None:
+    names = [f"{letter}.mp3" for letter in "abcdef"]
+    batch.record(*names)
+    gateway.held.update(names)
+    process = await batch.start("--parallel", "3")
+    await gateway.until(lambda: gateway.in_flight == 3)
+    for name in names:
+        await gateway.until(
+            lambda name=name: bool(gateway.jobs_of(name)) and gateway.jobs_of(name)[0].status == "running"
+        )
+        await gateway.release(name)
+    assert (await ended(process)).status == 0
+    assert gateway.most_in_flight == 3
+
+
+async def test_a_second_run_does_nothing_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3")
+    await batch.run()
+    before = batch.state_file.read_bytes()
+    result = await batch.run()
+    assert result.status == 0
+    assert "0 complete, 0 failed, 0 canceled, 2 skipped" in result.out
+    assert (gateway.calls["upload"], gateway.calls["submit"]) == (2, 2)
+    assert batch.state_file.read_bytes() == before
+
+
+async def test_missing_transcripts_are_fetched_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    await batch.run("--formats", "txt")
+    result = await batch.run("--formats", "txt,srt")
+    assert result.status == 0
+    assert batch.transcript("a.mp3.srt") == "srt of a.mp3 by j1"
+    assert gateway.calls["transcript"] == 2
+    assert gateway.calls["submit"] == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_leaves_the_jobs_running_and_the_next_run_goes_on(
+    batch: Batch, gateway: FakeGateway, number: int, status: int
+) -> None:
+    batch.record("a.mp3", "b.mp3")
+    gateway.held.add("b.mp3")
+    process = await batch.start()
+    await gateway.until(lambda: batch.state_file.exists() and batch.state["files"]["b.mp3"]["status"] == "running")
+    process.send_signal(number)
+    result = await ended(process)
+    assert result.status == status
+    assert "1 of 2 are complete" in result.out
+    assert "run the same command again" in result.out
+    await gateway.release("b.mp3")
+    result = await batch.run()
+    assert result.status == 0
+    assert (gateway.calls["upload"], gateway.calls["submit"]) == (2, 2)
+    assert batch.transcript("b.mp3.txt") == "txt of b.mp3 by j2"
+
+
+async def test_killed_between_submission_and_answer_it_does_not_submit_twice(
+    batch: Batch, gateway: FakeGateway
+) -> None:
+    batch.record("a.mp3")
+    gateway.held.add("a.mp3")
+    carry_out = gateway._submit
+
+    async def and_kill(request: Any) -> Any:
+        await carry_out(request)
+        process.kill()
+        await asyncio.Event().wait()
+
+    gateway.fault("submit", and_kill)
+    process = await batch.start()
+    assert (await ended(process)).status == -signal.SIGKILL
+    assert batch.state["files"]["a.mp3"]["jobId"] is None
+    process = await batch.start()
+    await gateway.until(lambda: batch.state["files"]["a.mp3"]["jobId"] == "j1")
+    await gateway.release("a.mp3")
+    assert (await ended(process)).status == 0
+    assert len(gateway.jobs) == 1
+    assert gateway.calls["upload"] == 1
+
+
+async def test_a_submission_whose_answer_is_lost_is_repeated_as_the_same(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    gateway.fault("submit", after_doing(gateway, "submit"))
+    assert (await batch.run()).status == 0
+    assert gateway.calls["submit"] == 2
+    assert len(gateway.jobs) == 1
+
+
+async def test_outages_anywhere_are_waited_for_with_few_lines(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    for kind in ("session", "upload", "submit", "job", "events", "transcript"):
+        gateway.fault(kind, answers(503), drops, answers(507, "The disk is full"))
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert "Waiting: not now (503)" in result.out
+    assert result.out.count("Waiting:") <= 6
+    assert batch.transcript("a.mp3.json") == "json of a.mp3 by j1"
+
+
+async def test_a_gateway_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    port = free_port()
+    batch = Batch(folder, f"http://127.0.0.1:{port}")
+    batch.record("a.mp3")
+    process = await batch.start()
+    assert process.stdout is not None
+    assert b"Waiting" in await process.stdout.readline()
+    async with FakeGateway().serving(port):
+        assert (await ended(process)).status == 0
+
+
+async def test_a_gateway_that_restarts_in_the_middle_is_come_back_to(batch: Batch, gateway: FakeGateway) -> None:
+    port = free_port()
+    again = FakeGateway()
+    batch.url = f"http://127.0.0.1:{port}"
+    batch.record("a.mp3")
+    again.held.add("a.mp3")
+    async with again.serving(port):
+        process = await batch.start()
+        assert process.stdout is not None
+        while b"transcribing" not in await process.stdout.readline():  # which only the events say
+            assert process.returncode is None
+    async with again.serving(port):
+        await again.until(lambda: len(again.last_event_ids) >= 2)
+        await again.release("a.mp3")
+        assert (await ended(process)).status == 0
+    assert len(again.jobs) == 1
+    assert again.last_event_ids[0] == ""
+    assert int(again.last_event_ids[1]) > 0
+
+
+async def test_a_gateway_with_another_key_begins_anew_what_is_not_complete(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3")
+    gateway.held.add("b.mp3")
+    process = await batch.start()
+    await gateway.until(lambda: batch.state_file.exists() and batch.state["files"]["b.mp3"]["status"] == "running")
+    process.send_signal(signal.SIGINT)
+    await ended(process)
+    old = batch.state["session"]
+    gateway.forget_sessions()
+    gateway.held.clear()
+    result = await batch.run()
+    assert result.status == 0
+    assert "does not know this session any more" in result.out
+    assert len(gateway.jobs_of("a.mp3")) == 1
+    assert len(gateway.jobs_of("b.mp3")) == 2
+    assert batch.state["session"] != old
+
+
+async def test_a_session_that_ends_during_the_run_is_renewed(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3")
+
+    async def forget(_request: Any) -> None:
+        gateway.forget_sessions()
+
+    gateway.fault("submit", forget)
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert len(gateway.uploaded("a.mp3")) == 2
+    assert len(gateway.uploaded("b.mp3")) == 1
+
+
+async def test_a_job_that_the_server_lost_is_submitted_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    gateway.held.add("a.mp3")
+    process = await batch.start()
+    await gateway.until(lambda: batch.state_file.exists() and batch.state["files"]["a.mp3"]["status"] == "running")
+    process.kill()
+    await ended(process)
+    gateway.jobs["j1"].owner = "nobody"
+    gateway.held.clear()
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert "no longer knows the job" in result.out
+    assert gateway.calls["upload"] == 1
+    assert batch.state["files"]["a.mp3"]["jobId"] == "j2"
+
+
+async def test_without_events_the_job_is_looked_at(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    gateway.held.add("a.mp3")
+    gateway.fault("events", *[answers(404)] * 3)
+    process = await batch.start()
+    await gateway.until(lambda: gateway.calls["job"] >= 3)
+    await gateway.release("a.mp3")
+    assert (await ended(process)).status == 0
+
+
+async def test_failures_are_named_and_do_not_stop_the_others(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("bad.mp3", "broken.mp3", "good.mp3", "stopped.mp3")
+    gateway.rejected["bad.mp3"] = ("AUDIO_INVALID", "No audio can be decoded")
+    gateway.failing["broken.mp3"] = ("REMOTE_FAILED", "the engine met an error")
+    gateway.canceled.add("stopped.mp3")
+    result = await batch.run()
+    assert result.status == 1
+    assert "1 complete, 2 failed, 1 canceled, 0 skipped" in result.out
+    assert "failed    bad.mp3: AUDIO_INVALID: No audio can be decoded" in result.out
+    assert "failed    broken.mp3: REMOTE_FAILED: the engine met an error" in result.out
+    assert "canceled  stopped.mp3" in result.out
+    assert batch.state["files"]["bad.mp3"]["status"] == "failed"
+    assert batch.state["files"]["stopped.mp3"]["status"] == "canceled"
+
+
+async def test_failed_ones_are_tried_again_only_when_asked(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("bad.mp3", "broken.mp3", "good.mp3")
+    gateway.rejected["bad.mp3"] = ("AUDIO_INVALID", "No audio can be decoded")
+    gateway.failing["broken.mp3"] = ("REMOTE_FAILED", "the engine met an error")
+    await batch.run()
+    calls = gateway.calls.copy()
+    assert (await batch.run()).status == 1
+    assert (gateway.calls["upload"], gateway.calls["submit"]) == (calls["upload"], calls["submit"])
+    gateway.rejected.clear()
+    gateway.failing.clear()
+    result = await batch.run("--retry-failed")
+    assert result.status == 0, result.out
+    assert "2 complete, 0 failed, 0 canceled, 1 skipped" in result.out
+    assert len(gateway.uploaded("broken.mp3")) == 1
+    assert len({job.request_id for job in gateway.jobs_of("broken.mp3")}) == 2
+
+
+async def test_a_refused_submission_fails_its_recording(batch: Batch) -> None:
+    batch.record("a.mp3")
+    result = await batch.run("--model", "unknown")
+    assert result.status == 1
+    assert "MODEL_UNKNOWN: no worker offers the model unknown" in result.out
+
+
+async def test_a_file_that_cannot_be_read_fails_alone(batch: Batch) -> None:
+    batch.record("good.mp3", "gone.mp3")
+    (batch.folder / "gone.mp3").unlink()
+    batch.state_file.write_text(
+        json.dumps(
+            {"files": {"gone.mp3": {"uploadId": "u9", "jobId": "j9", "status": "running", "executionMode": "local"}}}
+        )
+    )
+    result = await batch.run()
+    assert result.status == 1
+    assert "gone.mp3: UNREADABLE_FILE" in result.out
+    assert "1 complete, 1 failed" in result.out
+
+
+async def test_names_of_all_kinds_survive(batch: Batch, gateway: FakeGateway) -> None:
+    long = "l" * 251 + ".mp3"
+    names = ["🎙️ Änne's talk.mp3", 'quo"te;semi;colon.mp3', "back\\slash.mp3", "tab\tline\nend.mp3", "a%22b.mp3", long]
+    batch.record(*names, "latin\udce9.mp3")
+    result = await batch.run("--formats", "txt")
+    assert result.status == 0, result.out
+    assert set(batch.state["files"]) == {*names, "latin\udce9.mp3"}
+    assert {upload.filename for upload in gateway.uploads.values()} == {*names, "latin\ufffd.mp3"}
+    transcripts = {path.name for path in (batch.folder / "transcripts").iterdir()}
+    assert {f"{name}.txt" for name in names[:-1]} | {"latin\udce9.mp3.txt"} < transcripts
+    assert len(transcripts) == 7
+    again = await batch.run("--formats", "txt")
+    assert "7 skipped" in again.out
+    assert gateway.calls["transcript"] == 7
+
+
+async def test_a_second_runner_on_the_same_state_is_refused(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    gateway.held.add("a.mp3")
+    process = await batch.start()
+    await gateway.until(lambda: gateway.in_flight == 1)
+    second = await batch.run()
+    assert second.status == 2
+    assert "another run works on" in second.err
+    await gateway.release("a.mp3")
+    assert (await ended(process)).status == 0
+    assert sorted(path.name for path in batch.folder.iterdir()) == ["a.mp3", "batch_state.json", "transcripts"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": []}', '{"files": {"a.mp3": {"status": "odd"}}}'])
+async def test_a_state_that_cannot_be_read_is_left_alone(batch: Batch, content: str) -> None:
+    batch.record("a.mp3")
+    batch.state_file.write_text(content)
+    result = await batch.run()
+    assert result.status == 2
+    assert "is no batch state" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert batch.state_file.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "says_what"),
+    [
+        (["--parallel", "0"], "--parallel"),
+        (["--formats", "txt,docx"], "docx"),
+        (["--controller", "localhost:8476"], "not an address"),
+        (["--controller", "http://localhost:99999"], "not an address"),
+        (["--diarization-max-duration", "-1"], "seconds"),
+        (["--input", "/nowhere/at/all"], "no folder"),
+        (["--state", "/nowhere/at/all.json"], "no folder"),
+        (["--state", "/proc/state.json"], "cannot lock"),
+        (["--output", "/proc/transcripts"], "cannot write into"),
+        (["--remotely"], "--remotely"),
+    ],
+)
+async def test_wrong_use_is_one_line(batch: Batch, options: list[str], says_what: str) -> None:
+    batch.record("a.mp3")
+    result = await batch.run(*options)
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 1
+    assert says_what in result.err
+
+
+async def test_a_folder_without_recordings_is_wrong_use(batch: Batch) -> None:
+    (batch.folder / "notes.txt").write_text("nothing to hear")
+    result = await batch.run()
+    assert result.status == 2
+    assert "no recordings" in result.err
+
+
+async def test_what_is_no_gateway_is_wrong_use(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    gateway.fault("session", *[answers(404)] * 3)
+    result = await batch.run()
+    assert result.status == 2
+    assert "is no gateway" in result.err
+
+
+async def test_senseless_answers_are_asked_for_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    gateway.fault("submit", *[says("<html>")] * 3)
+    assert (await batch.run()).status == 0
+
+
+async def test_the_folder_may_be_relative_and_hold_a_folder_named_scripts(batch: Batch) -> None:
+    (batch.folder / "scripts").mkdir()
+    (batch.folder / "scripts" / "__init__.py").write_text("raise SystemExit(9)")
+    batch.record("a.mp3")
+    result = await batch.run("--input", ".", cwd=batch.folder)
+    assert result.status == 0, result.err
+
+
+async def test_bars_are_drawn_on_a_terminal_and_ctrl_c_gives_its_cursor_back(
+    batch: Batch, gateway: FakeGateway
+) -> None:
+    batch.record("a[bold].mp3")
+    gateway.held.add("a[bold].mp3")
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT, "--input", str(batch.folder), "--controller", batch.url,
+        stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(theirs)
+    await gateway.until(lambda: gateway.in_flight == 1)
+    seen = b""
+    while b"transcribing" not in seen:
+        seen += await asyncio.to_thread(os.read, ours, 65536)
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 130
+    with contextlib.suppress(OSError):  # that is how a terminal ends
+        while piece := await asyncio.to_thread(os.read, ours, 65536):
+            seen += piece
+    os.close(ours)
+    assert b"a[bold].mp3" in seen
+    assert seen.rfind(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l") > -1
+    assert b"Traceback" not in seen
+
+
+async def test_a_pipe_that_closes_ends_the_run_quietly(batch: Batch) -> None:
+    batch.record("a.mp3", "b.mp3")
+    process = await batch.start()
+    assert process.stdout is not None
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert process.stderr is not None
+    assert await process.stderr.read() == b""
+    assert await process.wait() == 1
+
+
+async def test_a_full_disk_ends_the_run_and_keeps_what_was_reached(batch: Batch, gateway: FakeGateway) -> None:
+    names = [f"{letter}.mp3" for letter in "abcdef"]
+    batch.record(*names)
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", 'ulimit -f 1; exec "$@"', "bash",
+        SCRIPT, "--input", str(batch.folder), "--controller", batch.url, "--formats", "txt",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    result = await ended(process)
+    assert result.status == 1
+    assert "cannot write" in result.err
+    assert "run the same command again" in result.err
+    result = await batch.run("--formats", "txt")
+    assert result.status == 0
+    assert {name: len(gateway.jobs_of(name)) for name in names} == dict.fromkeys(names, 1)
+
+
+async def test_a_recording_that_grows_while_it_is_uploaded_fails(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+
+    async def grow(_request: Any) -> None:
+        batch.record("a.mp3", content=b"more sound")
+
+    gateway.fault("upload", grow)
+    result = await batch.run()
+    assert result.status == 1
+    assert "changed while it was uploaded" in result.out
+    assert (await batch.run("--retry-failed")).status == 0

@@ -1,0 +1,316 @@
+"""Jobs from upload to transcript, through a real controller and a scripted worker."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from bulkscribe.jobs.v1 import jobs_pb2
+
+from services.contract.errors import Reason, ServiceError
+from services.runtime.errors import service_error
+from tests.fakes.worker import FakeWorker, completed, failed, planned, progress, whole_run, window
+from tests.integration.conftest import Client, running_controller, wav
+
+
+async def refusal(call: object) -> ServiceError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    return service_error(caught.value, Reason.INTERNAL)
+
+
+async def test_a_job_runs_to_its_transcript(client: Client, worker: FakeWorker) -> None:
+    job_id = await client.submit()
+    job = await client.wait(job_id, "complete")
+    assert (job.attempt, job.progress.percent, job.last_error_code) == (1, 100.0, "")
+    assert job.worker.worker_job_id.startswith("wk_")
+    header, *segments = await client.transcript(job_id)
+    assert header.header.language == "en"
+    assert [part.segment.text for part in segments] == [" hello there", " good morning"]
+    assert [part.segment.id for part in segments] == [0, 1]
+
+
+async def test_events_come_once_in_order_and_resume_after_any_number(client: Client, worker: FakeWorker) -> None:
+    job_id = await client.submit()
+    await client.wait(job_id, "complete")
+    events = await client.events(job_id)
+    numbers = [event.number for event in events]
+    assert numbers == list(range(1, len(events) + 1))
+    statuses = [event.changed.status for event in events if event.WhichOneof("kind") == "changed"]
+    assert statuses[:2] == [jobs_pb2.JOB_STATUS_QUEUED, jobs_pb2.JOB_STATUS_QUEUED_REMOTE]
+    assert statuses[-1] == jobs_pb2.JOB_STATUS_COMPLETE
+    segments = [event.segment for event in events if event.WhichOneof("kind") == "segment"]
+    assert segments == [part.segment for part in (await client.transcript(job_id))[1:]]
+    for after in range(len(events) + 1):
+        assert await client.events(job_id, after) == events[after:]
+
+
+async def test_watching_a_running_job_tells_each_event_as_it_comes(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    job_id = await client.submit()
+    await client.wait(job_id, "running")
+    watching = asyncio.ensure_future(client.events(job_id))
+    held = next(iter(worker.held.values()))
+    held.add(window(0, " one"))
+    held.add(window(1, " two"), completed())
+    events = await watching
+    assert [e.segment.text for e in events if e.WhichOneof("kind") == "segment"] == [" one", " two"]
+
+
+async def test_jobs_wait_for_capacity_and_leave_in_order(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    jobs = [await client.submit(seed) for seed in range(4)]
+    await client.wait(jobs[0], "running")
+    waiting = await client.wait(jobs[1], "queued_remote")
+    assert (waiting.message, waiting.attempt) == ("Waiting for worker capacity", 0)
+    runtime = await client.runtime()
+    assert (runtime.queue.running, runtime.queue.queued_remote) == (1, 3)
+    for job_id in jobs:
+        await client.wait(job_id, "running")
+        worker.held[(job_id, 1)].add(window(0, " x"), completed())
+        await client.wait(job_id, "complete")
+    assert [job for job, _ in worker.dispatched] == jobs
+    assert worker.max_concurrent == 1
+
+
+async def test_a_full_worker_costs_no_attempt(client: Client, worker: FakeWorker) -> None:
+    refusals = iter([ServiceError(Reason.WORKER_FULL), ServiceError(Reason.WORKER_DRAINING)])
+    worker.refuse = lambda dispatch: next(refusals, None)
+    job = await client.wait(await client.submit(), "complete")
+    assert job.attempt == 1
+
+
+async def test_a_refused_dispatch_ends_the_job_with_the_workers_reason(client: Client, worker: FakeWorker) -> None:
+    worker.refuse = lambda dispatch: ServiceError(Reason.MODEL_UNAVAILABLE, "The model demo cannot be loaded: no file.")
+    job = await client.wait(await client.submit(), "failed")
+    assert job.last_error_code == "REMOTE_DISPATCH_FAILED"
+    assert "no file" in job.last_error_message
+    worker.refuse = lambda dispatch: None
+    await client.wait(await client.submit(1), "complete")
+
+
+async def test_a_failure_that_the_worker_reports_is_the_jobs_end(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [failed(Reason.AUDIO_INVALID, "No audio can be decoded.")]
+    job = await client.wait(await client.submit(), "failed")
+    assert (job.last_error_code, job.last_error_message) == ("REMOTE_FAILED", "No audio can be decoded.")
+    error = await refusal(client.transcript(job.job_id))
+    assert error.reason is Reason.TRANSCRIPT_NOT_READY
+
+
+async def test_a_crashed_engine_costs_an_attempt_and_goes_on_from_the_finished_windows(
+    client: Client, worker: FakeWorker
+) -> None:
+    crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
+    scripts = iter([[planned(), window(0, " one"), crash], [planned(), window(1, " two"), completed()]])
+    worker.plan = lambda dispatch: next(scripts)
+    job = await client.wait(await client.submit(), "complete")
+    assert (job.attempt, job.last_error_code) == (2, "")
+    assert [part.segment.text for part in (await client.transcript(job.job_id))[1:]] == [" one", " two"]
+
+
+async def test_the_next_attempt_is_told_what_is_finished(client: Client, worker: FakeWorker) -> None:
+    dispatches = []
+
+    def plan(dispatch: object) -> list[object]:
+        dispatches.append(dispatch)
+        crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
+        return [planned(), window(0, " one"), crash] if len(dispatches) == 1 else whole_run()
+
+    worker.plan = plan  # type: ignore[assignment]
+    await client.wait(await client.submit(), "complete", lambda job: job.attempt == 2)
+    assert not dispatches[0].HasField("finished")
+    assert dispatches[1].finished.plan.fingerprint == "f"
+    assert list(dispatches[1].finished.windows) == [0]
+
+
+async def test_another_plan_starts_the_transcript_again(client: Client, worker: FakeWorker) -> None:
+    crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
+    again = [planned("other"), window(0, " uno"), window(1, " dos"), completed()]
+    scripts = iter([[planned(), window(0, " one"), crash], again])
+    worker.plan = lambda dispatch: next(scripts)
+    job = await client.wait(await client.submit(), "complete")
+    assert [part.segment.text for part in (await client.transcript(job.job_id))[1:]] == [" uno", " dos"]
+
+
+async def test_a_recording_that_kills_the_engine_each_time_fails(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [failed(Reason.ENGINE_CRASHED, "The engine died.")]
+    job = await client.wait(await client.submit(), "failed")
+    assert (job.attempt, job.last_error_code) == (3, "REMOTE_FAILED")
+
+
+async def test_cancel_of_a_waiting_job_contacts_nobody(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    running, waiting = await client.submit(0), await client.submit(1)
+    await client.wait(running, "running")
+    canceled = await client.cancel(waiting)
+    assert canceled.status == jobs_pb2.JOB_STATUS_CANCELED
+    assert canceled.last_error_code == "USER_CANCELED"
+    worker.held[(running, 1)].add(completed())
+    await client.wait(running, "complete")
+    assert [job for job, _ in worker.dispatched] == [running]
+
+
+async def test_cancel_of_a_running_job_frees_the_slot(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned(), progress(10)]
+    first, second = await client.submit(0), await client.submit(1)
+    await client.wait(first, "running")
+    await client.cancel(first)
+    assert (await client.job(first)).status == jobs_pb2.JOB_STATUS_CANCELED
+    await client.wait(second, "running")
+    error = await refusal(client.cancel(first))
+    assert error.reason is Reason.JOB_ENDED
+
+
+async def test_a_job_that_runs_too_long_times_out(tmp_path: Path, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    url = f"http://127.0.0.1:{worker.port}"
+    async with running_controller(tmp_path, remote_worker_url=url, remote_worker_timeout_seconds=0.3) as client:
+        job_id = await client.submit()
+        job = await client.wait(job_id, "failed")
+        assert job.last_error_code == "REMOTE_WORKER_TIMEOUT"
+        async with asyncio.timeout(10):
+            while worker.active:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.01)
+
+
+async def test_a_job_that_waits_too_long_for_a_slot_fails(tmp_path: Path, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    url = f"http://127.0.0.1:{worker.port}"
+    async with running_controller(
+        tmp_path, remote_worker_url=url, remote_worker_capacity_timeout_seconds=0.5
+    ) as client:
+        running, waiting = await client.submit(0), await client.submit(1)
+        await client.wait(running, "running")
+        job = await client.wait(waiting, "failed")
+        assert job.last_error_code == "REMOTE_WORKER_CAPACITY"
+        assert (await client.job(running)).status == jobs_pb2.JOB_STATUS_RUNNING
+
+
+async def test_an_unreachable_worker_is_a_condition_that_heals(tmp_path: Path) -> None:
+    away = FakeWorker()
+    url = await away.start()
+    await away.stop()
+    async with running_controller(
+        tmp_path, remote_worker_url=url, remote_worker_capacity_timeout_seconds=0.2
+    ) as client:
+        job_id = await client.submit()
+        job = await client.wait(job_id, "queued_remote", lambda job: job.last_error_code != "")
+        assert job.last_error_code == "REMOTE_WORKER_UNREACHABLE"
+        assert url in job.last_error_message
+        back = FakeWorker()
+        await back.start(port=away.port)
+        job = await client.wait(job_id, "complete")
+        assert job.last_error_code == ""
+        await back.stop()
+
+
+async def test_a_wrong_token_is_named_as_such(tmp_path: Path, worker: FakeWorker) -> None:
+    url = f"http://127.0.0.1:{worker.port}"
+    async with running_controller(tmp_path, remote_worker_url=url, remote_worker_token="wrong") as client:
+        job = await client.wait(await client.submit(), "queued_remote", lambda job: job.last_error_code != "")
+        assert job.last_error_code == "REMOTE_WORKER_UNAUTHORIZED"
+        assert "REMOTE_WORKER_TOKEN" in job.last_error_message
+        assert "wrong" not in job.last_error_message
+
+
+async def test_a_worker_that_restarts_loses_nothing(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned(), window(0, " one")]
+    job_id = await client.submit()
+    await client.wait(job_id, "running", lambda job: job.last_event >= 4)
+    await worker.stop()
+    again = FakeWorker()
+    again.instance = "two"
+    again.plan = lambda dispatch: [planned(), window(1, " two"), completed()]
+    await again.start(port=worker.port)
+    job = await client.wait(job_id, "complete")
+    assert job.attempt == 2
+    assert [part.segment.text for part in (await client.transcript(job_id))[1:]] == [" one", " two"]
+    await again.stop()
+
+
+async def test_a_controller_that_restarts_finds_its_jobs_running(tmp_path: Path, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned(), window(0, " one")]
+    worker.slots = 2
+    url = f"http://127.0.0.1:{worker.port}"
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        job_id = await client.submit()
+        await client.wait(job_id, "running", lambda job: job.last_event >= 4)
+    worker.held[(job_id, 1)].add(window(1, " two"), completed())
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        job = await client.wait(job_id, "complete")
+        assert job.attempt == 1
+        assert [part.segment.text for part in (await client.transcript(job_id))[1:]] == [" one", " two"]
+    assert worker.dispatched == [(job_id, 1)]
+
+
+async def test_a_cut_upload_to_the_worker_goes_on_where_it_was_cut(client: Client, worker: FakeWorker) -> None:
+    worker.upload_limit = 1 << 20
+    content = wav(seconds=200)
+    job_id = (await client.create(await client.upload(content)))[0].job_id
+    await client.wait(job_id, "complete")
+    assert [bytes(held) for held in worker.audio.values()] == [content]
+
+
+async def test_the_same_request_returns_the_same_jobs(client: Client, worker: FakeWorker) -> None:
+    upload = await client.upload()
+    first = await client.create(upload, upload, request_id="r1")
+    again = await client.create(upload, upload, request_id="r1")
+    assert [job.job_id for job in first] == [job.job_id for job in again]
+    assert len({job.job_id for job in first}) == 2
+    other = await client.create(upload, request_id="r2")
+    assert other[0].job_id not in {job.job_id for job in first}
+
+
+async def test_what_no_worker_offers_is_refused_at_once(client: Client) -> None:
+    upload = await client.upload()
+    unknown = await refusal(client.create(upload, model="enormous"))
+    assert unknown.reason is Reason.MODEL_UNKNOWN
+    assert "demo" in unknown.message
+    assert (await refusal(client.create(upload, language="xx"))).reason is Reason.LANGUAGE_UNSUPPORTED
+    assert (await refusal(client.create(upload, language="de"))).reason is Reason.LANGUAGE_UNSUPPORTED
+    speakers = await refusal(client.create(upload, min_speakers=3, max_speakers=2))
+    assert speakers.reason is Reason.INVALID_REQUEST
+    assert (await refusal(client.create("nothing"))).reason is Reason.NOT_FOUND
+
+
+async def test_an_owner_sees_its_own_only(client: Client, worker: FakeWorker) -> None:
+    job_id = await client.submit()
+    await client.wait(job_id, "complete")
+    upload_id = (await client.job(job_id)).upload_id
+    mallory = Client(client.channel, "mallory")
+    for call in (mallory.job(job_id), mallory.cancel(job_id), mallory.events(job_id), mallory.transcript(job_id)):
+        assert (await refusal(call)).reason is Reason.NOT_FOUND
+    assert (await refusal(mallory.create(upload_id))).reason is Reason.NOT_FOUND
+    listed = await mallory.jobs.ListJobs(jobs_pb2.ListJobsRequest(owner="mallory"))
+    assert not listed.jobs
+
+
+async def test_lists_come_in_pages_newest_first(client: Client, worker: FakeWorker) -> None:
+    upload = await client.upload()
+    jobs = [job.job_id for job in await client.create(*[upload] * 5)]
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await client.jobs.ListJobs(jobs_pb2.ListJobsRequest(owner="alice", page_size=2, page_token=token))
+        seen += [job.job_id for job in page.jobs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == jobs[::-1]
+    bad = client.jobs.ListJobs(jobs_pb2.ListJobsRequest(owner="alice", page_token="x"))
+    assert (await refusal(bad)).reason is Reason.INVALID_REQUEST
+
+
+async def test_delete_removes_a_job_and_its_recording(client: Client, worker: FakeWorker, tmp_path: Path) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    job_id = await client.submit()
+    await client.wait(job_id, "running")
+    request = jobs_pb2.DeleteJobRequest(owner="alice", job_id=job_id)
+    assert (await refusal(client.jobs.DeleteJob(request))).reason is Reason.JOB_NOT_ENDED
+    await client.cancel(job_id)
+    await client.jobs.DeleteJob(request)
+    assert (await refusal(client.job(job_id))).reason is Reason.NOT_FOUND
+    blobs = [path for path in (tmp_path / "data" / "blobs").rglob("*") if path.is_file()]
+    assert blobs == []

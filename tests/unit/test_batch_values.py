@@ -1,0 +1,232 @@
+"""The batch runner's values: the state file, names, events, waiting, the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scripts.batch.answers import Job, RejectedFile, Report, Upload, read_job, read_report, read_upload
+from scripts.batch.arguments import parse_arguments
+from scripts.batch.events import Event, EventDecoder
+from scripts.batch.multipart import name_parameters
+from scripts.batch.outages import Away, Faulty, Outages, persistently
+from scripts.batch.plan import make_plan
+from scripts.batch.progress import doing
+from scripts.batch.recordings import Fingerprint, find_recordings, shown, transcript_name
+from scripts.batch.runner import ended_entry
+from scripts.batch.state import BatchState, Entry, Session, StateError, Status, load_state
+from scripts.batch.storage import Locked, StorageError, locked, replacing
+from scripts.batch.summary import Summary, clock
+
+FULL = Entry(Status.FAILED, "remote", "u", "j", "r", 2, Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke")
+
+
+def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state = BatchState(path, {}, None)
+    state.put("ä🎙️.mp3", FULL)
+    state.put("bad\udce9.mp3", Entry(Status.QUEUED, "local"))
+    state.put_session(Session("cookie", "csrf"))
+    again = load_state(path)
+    assert again.entries == state.entries
+    assert again.session == Session("cookie", "csrf")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_guides_own_example_is_a_state(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    entry = {"uploadId": "abc123", "jobId": "xyz789", "status": "complete", "executionMode": "remote"}
+    path.write_text(json.dumps({"files": {"interview-001.mp3": entry}, "session": "...", "csrfToken": "..."}))
+    assert load_state(path).entries == {"interview-001.mp3": Entry(Status.COMPLETE, "remote", "abc123", "xyz789")}
+
+
+def test_a_state_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "there" / "state.json"
+    path.parent.mkdir()
+    state = BatchState(path, {}, None)
+    state.put("a.mp3", FULL)
+    before = path.read_bytes()
+    path.parent.rename(tmp_path / "away")
+    with pytest.raises(StorageError, match="cannot write"):
+        state.put("b.mp3", FULL)
+    assert (tmp_path / "away" / "state.json").read_bytes() == before
+
+
+def test_a_folder_is_no_state(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="cannot read"):
+        load_state(tmp_path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write(bytes(1 // 0))
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path), pytest.raises(Locked), locked(path):
+        pass
+    with locked(path):
+        pass
+    assert not path.exists()
+
+
+def test_a_request_is_named_before_it_is_sent_and_anew_for_another_try() -> None:
+    entry = Entry(Status.QUEUED, "local").uploaded("u1", Fingerprint(1, 1), None, None)
+    assert entry.submitting().request_id == entry.submitting().submitting().request_id
+    again = entry.submitting().submitted("j1").anew(upload=False)
+    assert (again.upload_id, again.job_id) == ("u1", None)
+    assert again.submitting().request_id != entry.submitting().request_id
+    assert again.anew(upload=True).upload_id is None
+
+
+def test_an_ended_job_says_why_unless_it_is_complete() -> None:
+    job = Job("j", Status.FAILED, "remote", error_code="REMOTE_FAILED", error="it\x1bbroke", duration_seconds=3.0)
+    entry = ended_entry(Entry(Status.RUNNING, "local"), job)
+    assert (entry.status, entry.error, entry.duration_seconds) == (Status.FAILED, "it\\x1bbroke", 3.0)
+    complete = ended_entry(FULL, replace(job, status=Status.COMPLETE))
+    assert (complete.error_code, complete.error) == (None, None)
+
+
+def test_recordings_are_told_by_their_names(tmp_path: Path) -> None:
+    for name in ("b.mp3", "a.M4A", ".c.mp3", "d.txt", "mp3", "e.mp3.part", "._f.mp3"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.mp3").mkdir()
+    (tmp_path / "broken.mp3").symlink_to(tmp_path / "nothing")
+    (tmp_path / "link.mp3").symlink_to(tmp_path / "d.txt")
+    assert [recording.name for recording in find_recordings(tmp_path)] == ["a.M4A", "b.mp3", "link.mp3"]
+
+
+def test_transcripts_of_long_names_fit_and_differ() -> None:
+    names = [transcript_name("🎙" * 62 + end + ".mp3", "json") for end in ("a", "b")]
+    assert all(len(os.fsencode(name)) <= 255 for name in names)
+    assert len(set(names)) == 2
+    assert all(name.endswith(".json") for name in names)
+    assert transcript_name("a.mp3", "txt") == "a.mp3.txt"
+
+
+def test_names_are_shown_without_what_moves_the_cursor() -> None:
+    assert shown("a\x1b[2J\nb\u202e\udce9 👩‍👩‍👧 ☎️") == "a\\x1b[2J\\nb\\u202e\\xe9 👩‍👩‍👧 ☎️"
+
+
+def test_names_are_sent_exactly_and_plainly() -> None:
+    assert name_parameters('a";\r\nb') == "filename=\"a____b\"; filename*=UTF-8''a%22%3B%0D%0Ab"
+
+
+def test_events_come_out_of_any_pieces() -> None:
+    stream = b': c\n\nid: 1\r\nevent: status\r\ndata: {"a":\r\ndata: 1}\r\n\r\nid: 2\ndata:\xc3\xa4\n\nid: 3\ndata: cut'
+    whole = EventDecoder().feed(stream)
+    decoder = EventDecoder()
+    assert [event for byte in stream for event in decoder.feed(bytes([byte]))] == whole
+    assert whole == [Event("1", "status", '{"a":\n1}'), Event("2", "message", "ä")]
+
+
+def test_answers_are_read_or_faulty() -> None:
+    assert read_upload({"uploads": [{"id": "u", "sha256": "s", "durationSeconds": 2}]}) == Upload("u", "s", 2.0)
+    assert read_upload({"uploads": [], "errors": [{"code": "C", "error": "e"}]}) == RejectedFile("C", "e")
+    assert read_job({"jobId": "j", "status": "queued", "executionMode": "local"}) == Job("j", Status.QUEUED, "local")
+    assert read_report({"segment": {}}) is None
+    assert read_report({"status": "odd"}) is None
+    for wrong in ({}, [], {"jobId": "j", "status": "odd", "executionMode": "local"}):
+        with pytest.raises(Faulty):
+            read_job(wrong)
+    with pytest.raises(Faulty):
+        read_upload({"uploads": []})
+
+
+async def test_faulty_answers_end_the_trying_and_outages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.batch.outages.FIRST_WAIT_SECONDS", 1e-6)
+    said: list[str] = []
+    outages = Outages(said.append)
+    errors: list[Exception] = [Away("it is away")] * 12
+
+    async def call() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert await persistently(outages, "job", call) == "done"
+    assert len(said) == 2
+    errors += [Faulty("no JSON")] * 20
+    with pytest.raises(Faulty):
+        await persistently(outages, "job", call)
+    assert len(errors) == 12
+
+
+def test_an_outage_is_told_once_and_again_after_a_while() -> None:
+    said: list[str] = []
+    now = [0.0]
+    outages = Outages(said.append, lambda: now[0])
+    for second in range(1000):
+        now[0] = float(second)
+        outages.failed("job", "it is away")
+        outages.failed("upload", "it is away")
+    outages.succeeded("job")
+    outages.succeeded("upload")
+    outages.succeeded("upload")
+    assert [line[:8] for line in said] == ["Waiting:", "Waiting:", "The gate"]
+
+
+def test_what_a_job_is_at() -> None:
+    assert doing(Report(Status.QUEUED_REMOTE, "", 0, "Waiting for worker capacity")) == "Waiting for worker capacity"
+    assert doing(Report(Status.QUEUED_REMOTE, "", 0, "")) == "queued remote"
+    assert doing(Report(Status.RUNNING, "diarizing", 70, "")) == "diarizing"
+
+
+def test_the_summary_puts_failures_last_and_tells_the_speed() -> None:
+    entries = {
+        "a.mp3": FULL,
+        "b.mp3": Entry(Status.COMPLETE, "remote", duration_seconds=7200.0),
+        "c.mp3": Entry(Status.COMPLETE, "remote", duration_seconds=60.0),
+    }
+    summary = Summary(entries, frozenset({"c.mp3"}), 72.0)
+    assert not summary.all_complete
+    assert list(summary.lines())[:5] == [
+        "Summary",
+        "  skipped   c.mp3 (1:00)",
+        "  complete  b.mp3 (2:00:00)",
+        "  failed    a.mp3: REMOTE_FAILED: it broke",
+        "1 complete, 1 failed, 0 canceled, 1 skipped",
+    ]
+    assert "2:00:00 of audio in 1:12: real-time factor 0.0100 (100.0 times" in list(summary.lines())[5]
+    assert clock(5.04) == "5.0 s"
+
+
+def test_a_plan_follows_jobs_whose_files_are_gone_and_notes_changed_files(tmp_path: Path) -> None:
+    (tmp_path / "done.mp3").write_bytes(b"longer")
+    (tmp_path / "new.mp3").write_bytes(b"x")
+    arguments = parse_arguments(["--input", str(tmp_path)])
+    entries = {
+        "done.mp3": Entry(Status.COMPLETE, "local", "u1", "j1", content=Fingerprint(1, 1)),
+        "gone.mp3": Entry(Status.RUNNING, "local", "u2", "j2"),
+        "past.mp3": Entry(Status.QUEUED, "local", "u3"),
+    }
+    plan = make_plan(find_recordings(tmp_path), entries, arguments)
+    assert [recording.name for recording in plan.pending] == ["new.mp3", "gone.mp3"]
+    assert [recording.name for recording in plan.incomplete] == ["done.mp3"]
+    assert len(plan.notes) == 1
+
+
+def test_a_file_that_was_mended_is_uploaded_again_for_another_try(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(b"mended")
+    entries = {"a.mp3": replace(FULL, content=Fingerprint(1, 1))}
+    recordings = find_recordings(tmp_path)
+    left = make_plan(recordings, entries, parse_arguments(["--input", str(tmp_path)]))
+    assert [recording.name for recording in left.left] == ["a.mp3"]
+    tried = make_plan(recordings, entries, parse_arguments(["--input", str(tmp_path), "--retry-failed"]))
+    assert tried.entries["a.mp3"].upload_id is None
+
+
+def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
+    given = parse_arguments(["--input", str(tmp_path)])
+    assert (given.controller, given.model, given.parallel) == ("http://localhost:8476", "large-v3", 1)
+    assert (given.state, given.output) == (tmp_path / "batch_state.json", tmp_path / "transcripts")
+    assert given.job_options() == {"model": "large-v3", "useRemoteWorker": False, "diarizationEnabled": False}

@@ -1,0 +1,59 @@
+"""Slots are reservations, and `auto` agrees with the operations guide's table."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.worker.capacity import Gpu, Slots, auto_slots
+
+
+def test_a_slot_is_taken_and_given_back() -> None:
+    slots = Slots(2)
+    taken = slots.reserve().reserve()
+    assert (slots.free, taken.free, taken.release().free) == (2, 0, 1)
+    with pytest.raises(ValueError, match="no slot is free"):
+        taken.reserve()
+    with pytest.raises(ValueError, match="no slot is taken"):
+        slots.release()
+
+
+def test_nothing_is_free_while_draining_and_what_runs_gives_its_slot_back() -> None:
+    slots = Slots(2).reserve().drain()
+    assert (slots.free, slots.taken, slots.release().taken, slots.release().free) == (0, 1, 0, 0)
+    with pytest.raises(ValueError, match="no slot is free"):
+        slots.reserve()
+
+
+def test_the_revision_grows_with_every_change() -> None:
+    slots = Slots(1)
+    revisions = [slots.revision]
+    for change in (Slots.touch, Slots.reserve, Slots.release, Slots.drain):
+        slots = change(slots)
+        revisions.append(slots.revision)
+    assert revisions == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_mib", "low", "high"),
+    [
+        ("NVIDIA GeForce RTX 4090", 24564, 2, 3),
+        ("NVIDIA A40", 46068, 2, 3),
+        ("NVIDIA L40S", 46068, 2, 3),
+        ("NVIDIA GeForce RTX 3090", 24576, 2, 2),
+        ("NVIDIA GeForce RTX 3080", 10240, 1, 1),
+        ("NVIDIA A100-SXM4-40GB", 40960, 4, 6),
+        ("NVIDIA A100-SXM4-80GB", 81920, 8, 10),
+        ("NVIDIA A100 80GB PCIe", 81920, 8, 10),
+        ("NVIDIA H100 80GB HBM3", 81559, 7, 10),
+        ("NVIDIA H200", 143771, 8, 16),
+        ("Tesla T4", 15360, 1, 1),
+    ],
+)
+def test_auto_agrees_with_the_operations_guide(name: str, memory_mib: int, low: int, high: int) -> None:
+    gpu = Gpu(name, memory_mib)
+    assert low <= auto_slots(gpu, diarization=False) <= high
+    assert auto_slots(gpu, diarization=True) == max(1, auto_slots(gpu, diarization=False) - 1)
+
+
+def test_auto_is_one_on_a_cpu() -> None:
+    assert auto_slots(None, diarization=True) == 1

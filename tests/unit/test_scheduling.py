@@ -1,0 +1,228 @@
+"""The queue of waiting jobs: who is next, who gets it, and that its length costs nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from services.controller.jobs import ExecutionMode, Job, JobId, Options, Owner, Recording, UploadId
+from services.controller.scheduling import Demand, Offer, ReadyQueue, demand_of
+
+REMOTE, LOCAL = ExecutionMode.REMOTE, ExecutionMode.LOCAL
+ANY = Demand(REMOTE, "", False)
+TURBO = Demand(REMOTE, "turbo", False)
+SPEAKERS = Demand(REMOTE, "", True)
+
+
+def offer(worker: str = "a", credits: int = 1, mode: ExecutionMode = REMOTE, **more: Any) -> Offer:
+    more.setdefault("models", frozenset({"demo"}))
+    return Offer(worker, mode, credits, **more)
+
+
+def queue(*names: str, demand: Demand = ANY) -> ReadyQueue:
+    made = ReadyQueue()
+    for name in names:
+        made.push(JobId(name), demand)
+    return made
+
+
+def drain(waiting: ReadyQueue, *offers: Offer) -> list[str]:
+    """The jobs in the order in which they leave, as long as one does."""
+    left = []
+    while taken := waiting.take(offers):
+        left.append(taken[0])
+    return left
+
+
+def test_jobs_leave_in_the_order_of_arrival_each_once() -> None:
+    waiting = queue("1", "2", "3")
+    assert (len(waiting), JobId("2") in waiting, JobId("4") in waiting) == (3, True, False)
+    assert drain(waiting, offer()) == ["1", "2", "3"]
+    assert (len(waiting), JobId("2") in waiting, waiting.take([offer()])) == (0, False, None)
+
+
+def test_the_order_of_arrival_holds_across_different_demands() -> None:
+    waiting = ReadyQueue()
+    arrivals = [ANY, TURBO, SPEAKERS, TURBO, ANY, SPEAKERS]
+    for number, demand in enumerate(arrivals):
+        waiting.push(JobId(str(number)), demand)
+    served = offer(models=frozenset({"turbo"}), diarization=True)
+    assert drain(waiting, served) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_job_that_had_its_turn_goes_before_all_others() -> None:
+    waiting = queue("1", "2")
+    waiting.push_front(JobId("lost"), TURBO)
+    waiting.push_front(JobId("lost later"), ANY)
+    assert drain(waiting, offer(models=frozenset({"turbo"}))) == ["lost later", "lost", "1", "2"]
+
+
+@pytest.mark.parametrize("put", [ReadyQueue.push, ReadyQueue.push_front])
+def test_a_job_that_waits_already_stays_where_it_is(put: Callable[[ReadyQueue, JobId, Demand], None]) -> None:
+    waiting = queue("1", "2")
+    put(waiting, JobId("2"), ANY)
+    put(waiting, JobId("1"), TURBO)
+    assert len(waiting) == 2
+    assert drain(waiting, offer()) == ["1", "2"]
+
+
+def test_a_discarded_job_is_passed_over() -> None:
+    waiting = queue("1", "2", "3")
+    for name in ("1", "3", "never seen"):
+        waiting.discard(JobId(name))
+    assert (len(waiting), JobId("1") in waiting) == (1, False)
+    assert drain(waiting, offer()) == ["2"]
+
+
+def test_a_discarded_job_may_come_back_and_has_one_place_only() -> None:
+    waiting = queue("1", "2", "3")
+    waiting.discard(JobId("1"))
+    waiting.push(JobId("1"), ANY)
+    waiting.discard(JobId("3"))
+    waiting.push_front(JobId("3"), ANY)
+    assert len(waiting) == 3
+    assert drain(waiting, offer()) == ["3", "2", "1"]
+
+
+def test_a_job_that_was_taken_may_come_back() -> None:
+    waiting = queue("1", "2")
+    waiting.take([offer()])
+    waiting.push_front(JobId("1"), ANY)
+    assert drain(waiting, offer()) == ["1", "2"]
+
+
+def test_nothing_leaves_without_a_credit_or_a_worker() -> None:
+    waiting = queue("1")
+    assert waiting.take([]) is None
+    assert waiting.take([offer(credits=0), offer("b", 0)]) is None
+    assert waiting.take([offer(mode=LOCAL)]) is None
+    assert len(waiting) == 1
+    assert waiting.take([offer()]) == ("1", "a")
+
+
+def test_the_worker_with_the_most_credits_gets_it() -> None:
+    offers = [offer("a", 1), offer("b", 3), offer("c", 2)]
+    assert queue("1").take(offers) == ("1", "b")
+    assert queue("1").take(iter(reversed(offers))) == ("1", "b")
+
+
+def test_a_job_is_given_to_a_worker_that_serves_it_before_one_with_more_credits() -> None:
+    offers = [offer("a", 9), offer("b", 1, models=frozenset({"turbo"})), offer("c", 9, diarization=True)]
+    assert queue("1", demand=TURBO).take(offers) == ("1", "b")
+    assert queue("1", demand=SPEAKERS).take(offers) == ("1", "c")
+
+
+def test_a_model_that_a_worker_could_not_load_is_asked_of_another() -> None:
+    broken = offer("a", 9, models=frozenset({"turbo", "demo"}), failed=frozenset({"turbo"}))
+    sound = offer("b", 1, models=frozenset({"turbo"}))
+    assert queue("1", demand=TURBO).take([broken, sound]) == ("1", "b")
+    assert queue("1", demand=Demand(REMOTE, "demo", False)).take([broken, sound]) == ("1", "a")
+
+
+def test_a_job_waits_for_the_one_worker_that_serves_it_while_others_have_credits() -> None:
+    waiting = queue("1", demand=TURBO)
+    full, other = offer("a", 0, models=frozenset({"turbo"})), offer("b", 5)
+    assert waiting.take([full, other]) is None
+    assert len(waiting) == 1
+
+
+def test_a_job_that_cannot_be_served_now_does_not_hold_up_those_behind_it() -> None:
+    waiting = ReadyQueue()
+    waiting.push(JobId("turbo"), TURBO)
+    waiting.push(JobId("local"), Demand(LOCAL, "", False))
+    waiting.push(JobId("any"), ANY)
+    offers = [offer("a", 0, models=frozenset({"turbo"})), offer("b", 5)]
+    assert drain(waiting, *offers) == ["any"]
+    assert waiting.take([offer("a", 1, models=frozenset({"turbo"}))]) == ("turbo", "a")
+    assert waiting.take([offer("l", 1, LOCAL)]) == ("local", "l")
+
+
+@pytest.mark.parametrize("demand", [TURBO, SPEAKERS])
+def test_what_no_worker_offers_goes_to_one_whose_refusal_tells_why(demand: Demand) -> None:
+    offers = [offer("a", 1), offer("b", 2), offer("l", 9, LOCAL, models=frozenset({"turbo"}), diarization=True)]
+    assert queue("1", demand=demand).take(offers) == ("1", "b")
+
+
+def test_a_worker_serves_what_it_offers_only() -> None:
+    made = offer(models=frozenset({"turbo", "demo"}), failed=frozenset({"demo"}))
+    assert made.serves(ANY)
+    assert made.serves(TURBO)
+    assert not made.serves(Demand(REMOTE, "demo", False))
+    assert not made.serves(Demand(REMOTE, "large-v3", False))
+    assert not made.serves(SPEAKERS)
+    assert not made.serves(Demand(LOCAL, "", False))
+    assert offer(diarization=True).serves(SPEAKERS)
+
+
+def test_the_oldest_are_the_heads_of_the_lines_of_one_mode() -> None:
+    waiting = queue("1", "2")
+    waiting.push(JobId("3"), TURBO)
+    waiting.push(JobId("4"), Demand(LOCAL, "", False))
+    assert sorted(waiting.oldest(REMOTE)) == ["1", "3"]
+    assert waiting.oldest(LOCAL) == ["4"]
+    waiting.discard(JobId("1"))
+    waiting.discard(JobId("3"))
+    assert waiting.oldest(REMOTE) == ["2"]
+    waiting.discard(JobId("2"))
+    assert waiting.oldest(REMOTE) == []
+
+
+def test_a_jobs_demand_is_its_mode_model_and_diarization() -> None:
+    recording = Recording(UploadId("u"), "a", "0" * 64, 1, 1.0)
+    options = Options(model="turbo", language="de", diarization=True, vad=False)
+    job = Job(JobId("j"), Owner("o"), recording, options, LOCAL, datetime(2026, 1, 1, tzinfo=UTC))
+    assert demand_of(job) == Demand(LOCAL, "turbo", True)
+
+
+def steps(action: Callable[[], object]) -> int:
+    """How many lines and calls, of Python and of C, the action takes: unlike its time, the same on every machine."""
+    taken = 0
+
+    def count(*_: object) -> Any:
+        nonlocal taken
+        taken += 1
+        return count
+
+    tracing, profiling = sys.gettrace(), sys.getprofile()
+    sys.settrace(count)
+    sys.setprofile(count)
+    try:
+        action()
+    finally:
+        sys.setprofile(profiling)
+        sys.settrace(tracing)
+    return taken
+
+
+ACTIONS: dict[str, Callable[[ReadyQueue], object]] = {
+    "take": lambda waiting: waiting.take([offer(), offer("b", 2)]),
+    "take nothing": lambda waiting: waiting.take([offer(credits=0)]),
+    "push": lambda waiting: waiting.push(JobId("new"), ANY),
+    "push_front": lambda waiting: waiting.push_front(JobId("new"), ANY),
+    "discard": lambda waiting: waiting.discard(JobId("5")),
+    "oldest": lambda waiting: waiting.oldest(REMOTE),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_ten_thousand_waiting_jobs_cost_no_more_steps_than_ten(action: str) -> None:
+    few, many = queue(*map(str, range(10))), queue(*map(str, range(10_000)))
+    of_few = steps(lambda: ACTIONS[action](few))
+    of_many = steps(lambda: ACTIONS[action](many))
+    assert 0 < of_many <= of_few
+
+
+def test_the_steps_of_a_scan_would_be_seen() -> None:
+    assert steps(lambda: [str(i) for i in range(100)]) > steps(lambda: [str(i) for i in range(10)])
+
+
+def test_ten_thousand_canceled_jobs_are_passed_over_once() -> None:
+    waiting = queue(*map(str, range(10_000)), "last")
+    for number in range(10_000):
+        waiting.discard(JobId(str(number)))
+    assert waiting.oldest(REMOTE) == ["last"]
+    assert steps(lambda: waiting.take([offer()])) < 200
