@@ -29,7 +29,7 @@ async def measure() -> Report:
         found = {name: _transcript(output, name) for name in references}
     words = sum((word_errors(references[name]["text"], found[name]["text"]) for name in references), NONE)
     conversations = [name for name, reference in references.items() if reference["speakers"] > 1]
-    speakers = sum((speaker_errors(references[name]["turns"], found[name]["segments"]) for name in conversations), NONE)
+    speakers = sum((speaker_errors(references[name]["turns"], found[name]["turns"]) for name in conversations), NONE)
     right = sum(len(found[name]["speakers"]) == references[name]["speakers"] for name in conversations)
     return Report(
         "accuracy",

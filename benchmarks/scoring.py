@@ -52,18 +52,20 @@ def speaker_errors(reference: Iterable[Mapping[str, Any]], found: Iterable[Mappi
 
     Both are mappings with ``start``, ``end`` and ``speaker``; speakers are matched as they fit best.
     """
-    from pyannote.metrics.diarization import DiarizationErrorRate  # takes seconds to import
+    from pyannote.core import Segment, Timeline  # these take seconds to import
+    from pyannote.metrics.diarization import DiarizationErrorRate
 
-    details = DiarizationErrorRate(collar=COLLAR_SECONDS)(_annotation(reference), _annotation(found), detailed=True)
+    said, heard = _annotation(reference), _annotation(found)
+    end = max(annotation.get_timeline().extent().end for annotation in (said, heard))
+    details = DiarizationErrorRate(collar=COLLAR_SECONDS)(said, heard, uem=Timeline([Segment(0, end)]), detailed=True)
     wrong = details["missed detection"] + details["false alarm"] + details["confusion"]
     return ErrorRate(float(wrong), float(details["total"]))
 
 
 def _annotation(turns: Iterable[Mapping[str, Any]]) -> Any:
-    from pyannote.core import Annotation
-    from pyannote.core import Segment as Stretch
+    from pyannote.core import Annotation, Segment
 
     annotation = Annotation()
     for number, turn in enumerate(turns):
-        annotation[Stretch(turn["start"], turn["end"]), number] = turn["speaker"]
+        annotation[Segment(turn["start"], turn["end"]), number] = turn["speaker"]
     return annotation

@@ -129,12 +129,21 @@ class SegmentAnswer(TypedDict):
     words: list[WordAnswer]
 
 
+class TurnAnswer(TypedDict):
+    start: float
+    end: float
+    speaker: str
+
+
 class TranscriptAnswer(TypedDict):
+    """``turns`` tell who speaks when, whether or not words were understood."""
+
     language: str
     duration: float
     text: str
     segments: list[SegmentAnswer]
     speakers: list[str]
+    turns: list[TurnAnswer]
 
 
 class StateEvent(TypedDict):
@@ -155,9 +164,12 @@ class SegmentEvent(TypedDict):
 
 
 class ModelAnswer(TypedDict):
+    """``note`` is what people should know before they choose it."""
+
     name: str
     state: str
     error: str | None
+    note: str | None
 
 
 class CapabilitiesAnswer(TypedDict):
@@ -169,7 +181,8 @@ class CapabilitiesAnswer(TypedDict):
     gpuName: str | None
     models: list[ModelAnswer] | None
     diarization: str | None
-    maxFileMB: float | None
+    diarizationNote: str | None
+    maxFileMB: int | None
 
 
 class WorkerAnswer(TypedDict):

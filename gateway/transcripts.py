@@ -14,7 +14,7 @@ from typing import Literal
 
 import pysubs2
 
-from gateway.answers import SegmentAnswer, WordAnswer
+from gateway.answers import SegmentAnswer, TurnAnswer, WordAnswer
 
 Format = Literal["json", "txt", "srt", "vtt", "md", "tsv"]
 
@@ -50,14 +50,24 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One speaker's uninterrupted speech; turns may overlap."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
-    """``speakers`` is empty without diarization; ``segments`` are in the order of time."""
+    """``speakers`` and ``turns`` are empty without diarization; ``segments`` and ``turns`` are in the order of time."""
 
     language: str
     duration: float
     speakers: tuple[str, ...]
     filename: str
     segments: tuple[Segment, ...]
+    turns: tuple[Turn, ...] = ()
 
     @property
     def text(self) -> str:
@@ -103,7 +113,10 @@ def _json(transcript: Transcript) -> Iterator[str]:
     yield f'"text":{compact_json(transcript.text)},"segments":['
     for number, segment in enumerate(transcript.segments):
         yield f"{',' if number else ''}{compact_json(segment_answer(segment))}"
-    yield f'],"speakers":{compact_json(transcript.speakers)}}}\n'
+    turns: list[TurnAnswer] = [
+        {"start": turn.start, "end": turn.end, "speaker": turn.speaker} for turn in transcript.turns
+    ]
+    yield f'],"speakers":{compact_json(transcript.speakers)},"turns":{compact_json(turns)}}}\n'
 
 
 def _txt(transcript: Transcript) -> Iterator[str]:

@@ -28,7 +28,7 @@ from gateway.answers import (
     WorkerAnswer,
 )
 from gateway.requests import JobOptions
-from gateway.transcripts import Segment, Transcript, Word, segment_answer
+from gateway.transcripts import Segment, Transcript, Turn, Word, segment_answer
 from services.contract.limits import MEGABYTE, VERSION
 
 STATUS_NUMBERS: dict[Status, jobs_pb2.JobStatus] = {
@@ -179,8 +179,9 @@ def segment_value(message: jobs_pb2.TranscriptSegment) -> Segment:
 
 
 def transcript_value(header: jobs_pb2.TranscriptHeader, segments: list[Segment]) -> Transcript:
+    turns = tuple(Turn(seconds(turn.start), seconds(turn.end), turn.speaker) for turn in header.turns)
     return Transcript(
-        header.language, seconds(header.duration), tuple(header.speakers), header.filename, tuple(segments)
+        header.language, seconds(header.duration), tuple(header.speakers), header.filename, tuple(segments), turns
     )
 
 
@@ -242,6 +243,7 @@ def capabilities_answer(worker: jobs_pb2.RemoteWorker) -> CapabilitiesAnswer:
             "gpuName": None,
             "models": None,
             "diarization": None,
+            "diarizationNote": None,
             "maxFileMB": None,
         }
     return {
@@ -251,12 +253,13 @@ def capabilities_answer(worker: jobs_pb2.RemoteWorker) -> CapabilitiesAnswer:
         "gpuName": worker.gpu_name or None,
         "models": [model_answer(model) for model in worker.models],
         "diarization": worker.diarization or None,
-        "maxFileMB": round(worker.max_file_bytes / MEGABYTE, 3),
+        "diarizationNote": worker.diarization_note or None,
+        "maxFileMB": worker.max_file_bytes // MEGABYTE,
     }
 
 
 def model_answer(model: jobs_pb2.WorkerModel) -> ModelAnswer:
-    return {"name": model.name, "state": model.state, "error": model.error or None}
+    return {"name": model.name, "state": model.state, "error": model.error or None, "note": model.note or None}
 
 
 def shown_url(url: str) -> str | None:

@@ -190,10 +190,12 @@ async function showRuntime() {
   byId("runtime").textContent = `${where} · ${queue.running} running · ${queue.queued + queue.queuedRemote} waiting`;
   byId("remoteChoice").hidden = remoteWorker.mode !== "optional";
   const models = [...workers, localWorker].flatMap((worker) => worker?.workerCapabilities.models || []);
-  const names = [...new Set(models.map((model) => model.name))];
-  if (names.join() === byId("models").dataset.names) return;
-  byId("models").replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
-  byId("models").dataset.names = names.join();
+  const notes = new Map(models.map((model) => [model.name, model.note || ""]));
+  const names = [...notes.keys()].join();
+  if (names === byId("models").dataset.names) return;
+  const options = [...notes].map(([value, label]) => Object.assign(document.createElement("option"), { value, label }));
+  byId("models").replaceChildren(...options);
+  byId("models").dataset.names = names;
 }
 
 let refreshing = null;

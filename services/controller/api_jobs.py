@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -16,6 +16,7 @@ from services.controller import admission, wire
 from services.controller.dispatch import Dispatcher
 from services.controller.jobs import (
     ExecutionMode,
+    FinishedWork,
     Job,
     JobError,
     JobId,
@@ -39,14 +40,21 @@ log = structlog.get_logger()
 DEFAULT_PAGE = 50
 EVENTS_A_READ = 200
 
+NO_WORKER = (
+    "No remote worker is configured. Set REMOTE_WORKER_URL and REMOTE_WORKER_TOKEN with REMOTE_WORKER_MODE optional or "
+    "required and restart the controller, or cancel the job."
+)
+"""A job that asked for a remote worker, in a controller that has none (any more)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The workers and how they are used. ``local`` is also in ``links``."""
+    """The workers and how they are used. ``local`` is also in ``links``; ``local_trouble`` says why it is not there."""
 
     mode: Mode
     links: list[WorkerLink]
     local: WorkerLink
+    local_trouble: Callable[[], str]
     configured: bool
 
     def of(self, mode: ExecutionMode) -> list[WorkerLink]:
@@ -150,11 +158,13 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
         job = await self._owned(request.owner, request.job_id)
         if job.state is not JobState.COMPLETE:
             raise ServiceError(Reason.TRANSCRIPT_NOT_READY, f"The job is {job.state.value}; there is no transcript.")
+        finished = await self._store.finished_work(job.id)
         header = jobs_pb2.TranscriptHeader(
             language=job.language,
-            duration=wire.duration(await self._duration(job)),
+            duration=wire.duration(_duration(job, finished)),
             speakers=await self._speakers(job.id),
             filename=job.recording.filename,
+            turns=wire.turn_messages(finished),
         )
         yield jobs_pb2.GetTranscriptResponse(header=header)
         async for final in self._store.segments(job.id):
@@ -190,19 +200,21 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
                 speakers.setdefault(final.segment.speaker)
         return list(speakers)
 
-    async def _duration(self, job: Job) -> float:
-        """As the worker decoded it; headers may be wrong."""
-        plan = (await self._store.finished_work(job.id)).plan
-        return plan.duration_seconds if plan is not None else job.recording.duration_seconds
-
     def _message(self, job: Job) -> jobs_pb2.Job:
-        return wire.job_message(conditioned(job, self._fleet))
+        return wire.job_message(conditioned(job, self._fleet, self._dispatcher.refusal(job.id)))
 
 
-def conditioned(job: Job, fleet: Fleet) -> Job:
+def _duration(job: Job, finished: FinishedWork) -> float:
+    """As the worker decoded it; headers may be wrong."""
+    return finished.plan.duration_seconds if finished.plan is not None else job.recording.duration_seconds
+
+
+def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     """The job with what it waits for: a condition of its workers, not a state of its own, so nothing is stored."""
     if job.state.ended:
         return job
+    if refusal is not None and job.state is not JobState.RUNNING:
+        return replace(job, message=refusal.message, error=refusal)
     links = fleet.of(job.mode)
     if job.state is JobState.RUNNING:
         links = [link for link in links if job.worker is not None and link.url == job.worker.url]
@@ -210,7 +222,11 @@ def conditioned(job: Job, fleet: Fleet) -> Job:
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
         return replace(job, message="Waiting for worker capacity")
+    if job.mode is ExecutionMode.LOCAL:
+        return replace(job, message=fleet.local_trouble() or "The local worker is starting")
     trouble = next((link.error for link in links if link.error is not None), None)
+    if trouble is None and not links:
+        trouble = JobError(Reason.REMOTE_WORKER_UNREACHABLE.value, NO_WORKER)
     if trouble is None:
         return replace(job, message="Waiting for the worker to be reached")
     return replace(job, message=trouble.message, error=trouble)

@@ -28,6 +28,9 @@ log = structlog.get_logger()
 CLOCK_SAVE_SECONDS = 30.0
 """How much of the waiting time a crash may forget."""
 
+OF_CAPACITY = frozenset({Reason.WORKER_FULL, Reason.WORKER_DRAINING})
+"""Refusals that say nothing of the job itself: it keeps its place, and the worker is asked for nothing until it reports."""
+
 LATE_SHARE = 0.1
 """How late a wait may be ended, of the time that it may take."""
 
@@ -56,6 +59,7 @@ class Dispatcher:
         self._queue = ReadyQueue()
         self._waiting: dict[JobId, ExecutionMode] = {}
         self._running: dict[JobId, Attempt] = {}
+        self._refusals: dict[JobId, JobError] = {}
         self._changed = asyncio.Event()
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
         self._tasks: asyncio.TaskGroup | None = None
@@ -80,6 +84,7 @@ class Dispatcher:
         """The job was canceled in the store: it leaves the queue, or its worker is told."""
         self._queue.discard(job_id)
         self._waiting.pop(job_id, None)
+        self._refusals.pop(job_id, None)
         attempt = self._running.get(job_id)
         if attempt is not None and self._tasks is not None:
             self._tasks.create_task(attempt.abandon(), name=f"abandon {job_id}")
@@ -95,14 +100,19 @@ class Dispatcher:
         """Where a job that begins to wait now stands on the clock that its wait is measured by."""
         return self._stores.clock.read()
 
+    def refusal(self, job_id: JobId) -> JobError | None:
+        """Why a worker last refused a job that waits to be asked for again."""
+        return self._refusals.get(job_id)
+
     def depth(self) -> Counter[JobState]:
-        """How many jobs wait and run."""
+        """How many jobs wait and run; one that is being dispatched still waits."""
         modes = Counter(self._waiting.values())
+        asked = Counter(attempt.job.state for attempt in self._running.values())
         return Counter(
             {
-                JobState.QUEUED: modes[ExecutionMode.LOCAL],
-                JobState.QUEUED_REMOTE: modes[ExecutionMode.REMOTE],
-                JobState.RUNNING: len(self._running),
+                JobState.QUEUED: modes[ExecutionMode.LOCAL] + asked[JobState.QUEUED],
+                JobState.QUEUED_REMOTE: modes[ExecutionMode.REMOTE] + asked[JobState.QUEUED_REMOTE],
+                JobState.RUNNING: asked[JobState.RUNNING],
             }
         )
 
@@ -239,14 +249,16 @@ class Dispatcher:
 
     async def _ended(self, attempt: Attempt, ending: Ending) -> None:
         job_id = attempt.job.id
+        self._backoff.succeeded()
+        self._refusals.pop(job_id, None)
         await self._journal.store.end_attempt(job_id, attempt.number, ending.value, datetime.now(UTC))
         if ending is Ending.LOST:
             await self._back_in_line(job_id)
 
-    async def _back_in_line(self, job_id: JobId) -> None:
+    async def _back_in_line(self, job_id: JobId, front: bool = True) -> None:
         job = await self._journal.store.get_job(job_id)
         if job is not None and job.state in WAITING:
-            await self._enqueue(job, front=True)
+            await self._enqueue(job, front)
 
     async def _refused(self, attempt: Attempt, refusal: ServiceError) -> None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""
@@ -259,11 +271,18 @@ class Dispatcher:
             reason=refusal.reason.value,
             error=refusal.message,
         )
-        if ERRORS[refusal.reason].retryable:
+        if refusal.reason in OF_CAPACITY:
             link.hold()
             await asyncio.sleep(self._backoff.failed())
             await self._back_in_line(job.id)
             return
+        if refusal.retryable:  # behind the others, which may fit where this one does not
+            said = f"{link.subject} cannot take the job now: {refusal.message}"
+            self._refusals[job.id] = JobError(refusal.reason.value, said)
+            await asyncio.sleep(self._backoff.failed())
+            await self._back_in_line(job.id, front=False)
+            return
+        self._refusals.pop(job.id, None)
         remote = job.mode is ExecutionMode.REMOTE
         code = Reason.REMOTE_DISPATCH_FAILED if remote else Reason.LOCAL_DISPATCH_FAILED
         error = JobError(code.value, refusal.message)
@@ -311,6 +330,7 @@ class Dispatcher:
             elif job_id in self._queue:
                 self._queue.discard(job_id)
                 self._waiting.pop(job_id, None)
+                self._refusals.pop(job_id, None)
                 await self._fail_waiting(job_id)
                 left.append(0.0)
         return left

@@ -35,6 +35,12 @@ class LocalWorker:
         self._backoff = Backoff(retry_seconds / 8, retry_seconds * 6)
         self._wanted = asyncio.Event()
         self._process: Process | None = None
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not there, for people; empty while it is only starting."""
+        return self._trouble
 
     @property
     def url(self) -> str:
@@ -55,6 +61,10 @@ class LocalWorker:
                 status = await self._process.wait()
             finally:
                 await self._stop()
+            self._trouble = (
+                f"The local worker ended by itself ({_how(status)}) and is started again. What it printed among the"
+                " controller's output says why."
+            )
             log.warning("local_worker_ended", status=status)
             await asyncio.sleep(self._backoff.failed())
 
@@ -96,3 +106,7 @@ class LocalWorker:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _how(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -140,6 +140,12 @@ def segment_message(final: FinalSegment) -> jobs_pb2.TranscriptSegment:
     )
 
 
+def turn_messages(finished: FinishedWork) -> list[jobs_pb2.SpeakerTurn]:
+    """The worker's speaker turns, for clients; none without diarization."""
+    turns = worker_pb2.SpeakerTurns.FromString(finished.turns or b"").turns
+    return [jobs_pb2.SpeakerTurn(start=turn.start, end=turn.end, speaker=turn.speaker) for turn in turns]
+
+
 def event_message(event: Change | FinalSegment) -> jobs_pb2.WatchJobResponse:
     if isinstance(event, FinalSegment):
         return jobs_pb2.WatchJobResponse(number=event.number, segment=segment_message(event))
@@ -188,8 +194,10 @@ def worker_message(status: WorkerStatus) -> jobs_pb2.RemoteWorker:
         message.diarization = capacity.diarization
         message.max_file_bytes = capacity.max_file_bytes
         message.draining = capacity.draining
+        message.diarization_note = capacity.diarization_note
         message.models.extend(
-            jobs_pb2.WorkerModel(name=model.name, state=model.state, error=model.error) for model in capacity.models
+            jobs_pb2.WorkerModel(name=model.name, state=model.state, error=model.error, note=model.note)
+            for model in capacity.models
         )
     return message
 

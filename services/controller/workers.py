@@ -41,6 +41,7 @@ class WorkerModel:
     state: str
     error: str
     languages: tuple[str, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Capacity:
     default_model: str
     diarization: str
     max_file_bytes: int
+    diarization_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class WorkerLink:
         except grpc.aio.AioRpcError as error:
             self._lose(self._meaning(error))
         else:
-            self._lose(ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, f"{self._subject} ended its heartbeat."))
+            self._lose(ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, f"{self.subject} ended its heartbeat."))
         return heard
 
     async def _heartbeats(self) -> AsyncIterator[worker_pb2.WatchResponse]:
@@ -270,12 +272,12 @@ class WorkerLink:
     def _meaning(self, error: grpc.aio.AioRpcError) -> ServiceError:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             entry = ERRORS[Reason.REMOTE_WORKER_UNAUTHORIZED]
-            message = f"{self._subject} refuses the token. {entry.action}, and restart both."
+            message = f"{self.subject} refuses the token. {entry.action}, and restart both."
             return ServiceError(Reason.REMOTE_WORKER_UNAUTHORIZED, message)
         known = service_error(error, Reason.REMOTE_WORKER_UNREACHABLE)
         if known.reason is not Reason.REMOTE_WORKER_UNREACHABLE:
             return known
-        message = f"{self._subject} cannot be reached. Check that it runs, and the network between."
+        message = f"{self.subject} cannot be reached. Check that it runs, and the network between."
         return ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, message)
 
     def _event(self, what: str) -> str:
@@ -283,11 +285,12 @@ class WorkerLink:
         return f"{self.mode.value}_worker_{what}"
 
     @property
-    def _subject(self) -> str:
+    def subject(self) -> str:
+        """As a sentence about it begins."""
         return "The local worker" if self.mode is ExecutionMode.LOCAL else f"The worker at {self.url}"
 
     def _silent(self) -> str:
-        return f"{self._subject} has been silent for {self._settings.interval_seconds * HEARTBEATS_MISSED:g} s."
+        return f"{self.subject} has been silent for {self._settings.interval_seconds * HEARTBEATS_MISSED:g} s."
 
 
 def capacity_of(message: worker_pb2.Capacity) -> Capacity:
@@ -301,10 +304,17 @@ def capacity_of(message: worker_pb2.Capacity) -> Capacity:
         gpu=message.device.kind == "cuda",
         gpu_name=message.device.name,
         models=tuple(
-            WorkerModel(model.name, MODEL_STATES.get(model.state, "available"), model.error, tuple(model.languages))
+            WorkerModel(
+                model.name,
+                MODEL_STATES.get(model.state, "available"),
+                model.error,
+                tuple(model.languages),
+                model.note,
+            )
             for model in message.models
         ),
         default_model=message.default_model,
         diarization=message.diarization,
         max_file_bytes=message.max_file_bytes,
+        diarization_note=message.diarization_note,
     )

@@ -52,10 +52,14 @@ def ping_answer(status: WorkerStatus) -> dict[str, object]:
         "gpu": engine.device == "cuda",
         "gpuName": engine.device_name or None,
         "model": status.offer.default_model,
-        "models": [{"name": model.name, "state": model.state, "error": model.error or None} for model in engine.models],
+        "models": [
+            {"name": model.name, "state": model.state, "error": model.error or None, "note": model.note or None}
+            for model in engine.models
+        ],
         "diarization": bool(engine.diarization),
         "diarizationModel": engine.diarization or None,
         "diarizationError": engine.diarization_error or None,
+        "diarizationNote": engine.diarization_note or None,
         "maxFileMB": status.offer.max_file_bytes // MEGABYTE,
         "version": VERSION,
         "draining": slots.draining,

@@ -279,10 +279,15 @@ def capacity_message(status: WorkerStatus, now: datetime) -> worker_pb2.Capacity
         diarization_error=engine.diarization_error,
         max_file_bytes=status.offer.max_file_bytes,
         reported_at=timestamp(now),
+        diarization_note=engine.diarization_note,
     )
 
 
 def _model_message(model: ModelState, languages: tuple[str, ...]) -> worker_pb2.Model:
     return worker_pb2.Model(
-        name=model.name, state=MODEL_STATES[model.state], error=model.error, languages=sorted(languages)
+        name=model.name,
+        state=MODEL_STATES[model.state],
+        error=model.error,
+        languages=sorted(languages),
+        note=model.note,
     )

@@ -176,11 +176,15 @@ Report = StageChanged | Progress | Planned | SpeakersFound | WindowFinished | Co
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """``state`` is "available", "loading", "loaded" or "failed"; ``error`` says why and what to do."""
+    """``state`` is "available", "loading", "loaded" or "failed"; ``error`` says why and what to do.
+
+    ``note`` is what people should know before they choose it.
+    """
 
     name: str
     state: str
     error: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +198,4 @@ class EngineState:
     diarization: str = ""
     diarization_error: str = ""
     languages: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    diarization_note: str = ""

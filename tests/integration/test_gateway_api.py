@@ -32,7 +32,7 @@ def remote_runtime() -> jobs_pb2.GetRuntimeResponse:
         max_concurrent_jobs=2,
         gpu=True,
         gpu_name="NVIDIA H200",
-        models=[jobs_pb2.WorkerModel(name="demo", state="loaded")],
+        models=[jobs_pb2.WorkerModel(name="demo", state="loaded", note="synthetic speech only")],
         diarization="demo",
         max_file_bytes=2000 * 1024 * 1024,
     )
@@ -61,8 +61,9 @@ async def test_runtime_with_workers(setup: Setup) -> None:
         "maxConcurrentJobs": 2,
         "gpu": True,
         "gpuName": "NVIDIA H200",
-        "models": [{"name": "demo", "state": "loaded", "error": None}],
+        "models": [{"name": "demo", "state": "loaded", "error": None, "note": "synthetic speech only"}],
         "diarization": "demo",
+        "diarizationNote": None,
         "maxFileMB": 2000,
     }
     assert set(runtime["workers"][1]["workerCapabilities"].values()) == {None}

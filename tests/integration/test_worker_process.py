@@ -193,6 +193,7 @@ async def _check_http(http: aiohttp.ClientSession, address: str) -> None:
             "name": "broken",
             "state": "failed",
             "error": "no such folder: set WORKER_MODEL_DIR",
+            "note": None,
         }
     async with http.get(f"{address}/metrics") as answer:
         assert "worker_slots 1.0" in await answer.text()

@@ -35,7 +35,7 @@ def test_a_success_begins_again(bounds: list[tuple[float, float]]) -> None:
     waits = [backoff.failed() for _ in range(4)]
     backoff.succeeded()
     backoff.succeeded()
-    assert waits + [backoff.failed(), backoff.failed()] == [1.0, 2.0, 4.0, 8.0, 1.0, 2.0]
+    assert [*waits, backoff.failed(), backoff.failed()] == [1.0, 2.0, 4.0, 8.0, 1.0, 2.0]
 
 
 def test_the_first_wait_is_no_longer_than_the_longest(bounds: list[tuple[float, float]]) -> None:

@@ -83,7 +83,7 @@ def outcomes(state: JobState, verb: Verb) -> set[JobState]:
 
 
 def pair_id(value: JobState | Verb) -> str:
-    return value.value
+    return str(value.value)
 
 
 def test_the_table_is_the_expected_one() -> None:
@@ -104,7 +104,7 @@ def test_a_refused_verb_says_what_the_job_is_and_changes_nothing(state: JobState
     assert before == job(state)
 
 
-@pytest.mark.parametrize("state", sorted(ENDED, key=pair_id), ids=pair_id)
+@pytest.mark.parametrize("state", [DONE, FAILED, CANCELED], ids=pair_id)
 def test_nothing_leads_out_of_an_ended_state(state: JobState) -> None:
     assert state.ended
     assert not any(outcomes(state, verb) for verb in Verb)

@@ -32,7 +32,7 @@ def queue(*names: str, demand: Demand = ANY) -> ReadyQueue:
 
 def drain(waiting: ReadyQueue, *offers: Offer) -> list[str]:
     """The jobs in the order in which they leave, as long as one does."""
-    left = []
+    left: list[str] = []
     while taken := waiting.take(offers):
         left.append(taken[0])
     return left

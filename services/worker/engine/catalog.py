@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.worker.engine.protocol import EngineSettings
+from services.worker.work import ModelState
 
 DEMO = "demo"
 _DEMO_FOLDER = "whisper-demo"
+DEMO_NOTE = "Bundled for demo and tests: knows 50 English words of synthetic speech, and no person's voice."
 
 # Name to hub repository, as in faster_whisper.utils of faster-whisper 1.2.1, which the front does not import.
 HUB_MODELS = {
@@ -60,6 +62,17 @@ def resolve(name: str, settings: EngineSettings) -> ModelSource | None:
     if name in HUB_MODELS:
         return ModelSource(repository=HUB_MODELS[name])
     return ModelSource(repository=name) if name.count("/") == 1 and all(name.split("/")) else None
+
+
+def initial_states(settings: EngineSettings) -> tuple[ModelState, ...]:
+    """All that are offered, none loaded."""
+    return tuple(ModelState(name, "available", note=_note(name, settings)) for name in offered(settings))
+
+
+def _note(name: str, settings: EngineSettings) -> str:
+    source = resolve(name, settings)
+    bundled = source is not None and source.folder is not None and source.folder.parent == settings.bundled_dir
+    return DEMO_NOTE if bundled else ""
 
 
 def _folder_names(model_dir: Path | None) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ class EngineChild:
             diarization=self._diarizer.ready_name,
             diarization_error=self._diarizer.error,
             languages=self._models.languages(),
+            diarization_note=self._diarizer.note,
         )
 
 

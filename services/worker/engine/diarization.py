@@ -25,6 +25,7 @@ log = structlog.get_logger()
 HUB_PIPELINE = "pyannote/speaker-diarization-community-1"
 DEMO = "demo"
 _DEMO_FOLDER = "diarization-demo"
+DEMO_NOTE = "Bundled for demo and tests: tells synthetic voices apart, and no people's."
 
 # Less than this holds no speaker turn worth the name, and embeddings need 0.3 s.
 _SHORTEST_SECONDS = 0.5
@@ -67,6 +68,10 @@ class Diarizer:
     def ready_name(self) -> str:
         """The pipeline's name unless it is known to be unavailable."""
         return "" if self.error else self.name
+
+    @property
+    def note(self) -> str:
+        return DEMO_NOTE if self.ready_name == DEMO else ""
 
     def require(self) -> None:
         """Raises WorkError DIARIZATION_UNAVAILABLE where it is already known that there is no pipeline."""

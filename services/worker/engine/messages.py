@@ -69,11 +69,14 @@ def encode(message: ToEngine | FromEngine) -> bytes:
 
 def receive(stream: BinaryIO) -> ToEngine | None:
     """The next message, waiting for it; None once the other end is gone."""
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
+    try:
+        head = stream.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack(head)
+        content = stream.read(size)
+    except ConnectionError:
         return None
-    (size,) = _LENGTH.unpack(head)
-    content = stream.read(size)
     if len(content) < size:
         return None
     message: ToEngine = pickle.loads(content)  # noqa: S301 - see above

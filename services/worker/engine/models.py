@@ -10,7 +10,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ctranslate2
@@ -22,7 +22,7 @@ from faster_whisper.utils import download_model
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from services.worker.engine.catalog import ModelSource, offered, resolve
+from services.worker.engine.catalog import ModelSource, initial_states, resolve
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.faults import WorkError
 from services.worker.work import ModelState
@@ -63,7 +63,7 @@ class Models:
         self._device = device
         self._threads = threads
         self._changed = changed
-        self._states = {name: ModelState(name, "available") for name in offered(settings)}
+        self._states = {state.name: state for state in initial_states(settings)}
         self._loaded: dict[ModelSource, LoadedModel] = {}
         self._locks: dict[str, threading.Lock] = {name: threading.Lock() for name in self._states}
         self._languages: dict[str, tuple[str, ...]] = {}
@@ -90,7 +90,7 @@ class Models:
             try:
                 return self._load(name)
             except ModelFault as fault:
-                self._set(ModelState(name, "failed", str(fault)))
+                self._set(name, "failed", str(fault))
                 log.error("model_failed", model=name, error=str(fault))  # noqa: TRY400 - the message says all
                 raise WorkError("MODEL_UNAVAILABLE", str(fault)) from fault
 
@@ -103,13 +103,13 @@ class Models:
             )
         model = self._loaded.get(source)
         if model is None:
-            self._set(ModelState(name, "loading"))
+            self._set(name, "loading")
             model = self._build(name, source)
             self._loaded[source] = model
             log.info("model_loaded", model=name, device=self._device, compute_type=model.compute_type)
         if name not in self._languages:
             self._languages[name] = model.languages
-            self._set(ModelState(name, "loaded"))
+            self._set(name, "loaded")
         return model
 
     def _build(self, name: str, source: ModelSource) -> LoadedModel:
@@ -142,8 +142,8 @@ class Models:
             log.info("model_not_in_cache", model=name, repository=repository)
         return _downloaded(name, repository, self._settings.hf_token)
 
-    def _set(self, state: ModelState) -> None:
-        self._states[state.name] = state
+    def _set(self, name: str, state: str, error: str = "") -> None:
+        self._states[name] = replace(self._states[name], state=state, error=error)
         self._changed()
 
 

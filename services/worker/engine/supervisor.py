@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import sys
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from services.runtime.backoff import Backoff
 from services.worker.engine import catalog
 from services.worker.engine.messages import (
     CancelWork,
@@ -37,7 +37,6 @@ from services.worker.work import (
     Completed,
     EngineState,
     Failed,
-    ModelState,
     Report,
     Work,
 )
@@ -52,8 +51,8 @@ _STOPPED = "The worker stopped while the job was running. Try the job again."
 class Supervision:
     """Seconds. A child that does not answer a ping for ``ping_timeout`` hangs, and is killed.
 
-    The timeout is long, since loading a library may keep the interpreter busy. The pause before a restart doubles from
-    ``first_pause`` to ``longest_pause``, and starts anew once a child has lived for ``longest_pause``.
+    The timeout is long, since loading a library may keep the interpreter busy. The bound of the pause before a
+    restart doubles from ``first_pause`` to ``longest_pause``, and starts anew once a child has lived for that long.
     """
 
     ping_interval: float = 10.0
@@ -77,7 +76,7 @@ class Supervisor:
     def __init__(self, settings: EngineSettings, supervision: Supervision | None = None) -> None:
         self._settings = settings
         self._supervision = supervision or Supervision()
-        self._state = EngineState(models=_available(settings))
+        self._state = EngineState(models=catalog.initial_states(settings))
         self._state_changed = asyncio.Event()
         self._runs: dict[int, _Run] = {}
         self._last_run = 0
@@ -147,15 +146,13 @@ class Supervisor:
     # --- the life of a child
 
     async def _supervise(self) -> None:
-        failures = 0
+        backoff = Backoff(self._supervision.first_pause, self._supervision.longest_pause)
         while True:
             born = time.monotonic()
             how = await self._live()
             if time.monotonic() - born > self._supervision.longest_pause:
-                failures = 0
-            pause = min(self._supervision.longest_pause, self._supervision.first_pause * 2**failures)
-            pause *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-            failures += 1
+                backoff.succeeded()
+            pause = backoff.failed()
             log.error("engine_died", how=how, restart_seconds=round(pause, 2))
             await asyncio.sleep(pause)
 
@@ -237,7 +234,7 @@ class Supervisor:
             writer.close()
         self._child = None
         self._end_runs(_CRASHED.format(how=how), [run for run in self._runs.values() if run.sent])
-        self._set_state(replace(self._state, ready=False, models=_available(self._settings)))
+        self._set_state(replace(self._state, ready=False, models=catalog.initial_states(self._settings)))
         if child.returncode is None:
             child.kill()
             await asyncio.shield(child.wait())
@@ -263,10 +260,6 @@ class Supervisor:
             self._state = state
             changed, self._state_changed = self._state_changed, asyncio.Event()
             changed.set()
-
-
-def _available(settings: EngineSettings) -> tuple[ModelState, ...]:
-    return tuple(ModelState(name, "available") for name in catalog.offered(settings))
 
 
 def _how_ended(status: int) -> str:

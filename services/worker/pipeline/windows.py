@@ -21,6 +21,11 @@ SAMPLE_RATE = 16_000
 # Part of every fingerprint: raise it when the same recording and options would be cut into other windows.
 PLANNER_VERSION = 1
 
+HELD_AT = 0.75
+"""Where in a word the span is that holds it, 0 its start, 1 its end. Alignment lets the first word after a pause begin
+too early, in the pause, and so in the span before it; its end is right. Of the examples' 453 words of several speakers
+0.5 (faster-whisper's) puts 9 into the wrong speaker's turn, 1.0 puts 3, and 0.75 none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -85,7 +90,7 @@ def fingerprint(windows: Sequence[SpeechWindow], decisive: Mapping[str, object])
 def to_recording_time(segments: Iterable[Segment], spans: Sequence[Span]) -> tuple[Segment, ...]:
     """Segments timed from the window's own beginning, silences cut out, become times of the recording.
 
-    A word lies wholly in the span that holds its middle, so that a cut-out silence never stretches it.
+    A word lies wholly in the span that holds it, so that a cut-out silence never stretches it.
     """
     clock = _SpanClock(spans)
     return tuple(clock.segment(segment) for segment in segments)
@@ -104,7 +109,7 @@ class _SpanClock:
         return replace(segment, start=words[0].start, end=words[-1].end, words=words)
 
     def _word(self, word: Word) -> Word:
-        span = self._span_at((word.start + word.end) / 2)
+        span = self._span_at(word.start + HELD_AT * (word.end - word.start))
         return replace(word, start=self._place(word.start, span), end=self._place(word.end, span))
 
     def _span_at(self, seconds: float) -> int:

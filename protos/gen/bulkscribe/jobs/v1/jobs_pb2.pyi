@@ -259,16 +259,28 @@ class GetTranscriptResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[TranscriptHeader, _Mapping]] = ..., segment: _Optional[_Union[TranscriptSegment, _Mapping]] = ...) -> None: ...
 
 class TranscriptHeader(_message.Message):
-    __slots__ = ("language", "duration", "speakers", "filename")
+    __slots__ = ("language", "duration", "speakers", "filename", "turns")
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     SPEAKERS_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     language: str
     duration: _duration_pb2.Duration
     speakers: _containers.RepeatedScalarFieldContainer[str]
     filename: str
-    def __init__(self, language: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., speakers: _Optional[_Iterable[str]] = ..., filename: _Optional[str] = ...) -> None: ...
+    turns: _containers.RepeatedCompositeFieldContainer[SpeakerTurn]
+    def __init__(self, language: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., speakers: _Optional[_Iterable[str]] = ..., filename: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[SpeakerTurn, _Mapping]]] = ...) -> None: ...
+
+class SpeakerTurn(_message.Message):
+    __slots__ = ("start", "end", "speaker")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_FIELD_NUMBER: _ClassVar[int]
+    start: _duration_pb2.Duration
+    end: _duration_pb2.Duration
+    speaker: str
+    def __init__(self, start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., speaker: _Optional[str] = ...) -> None: ...
 
 class TranscriptSegment(_message.Message):
     __slots__ = ("id", "start", "end", "text", "speaker", "words")
@@ -321,7 +333,7 @@ class GetRuntimeResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., mode: _Optional[str] = ..., configured: _Optional[bool] = ..., workers: _Optional[_Iterable[_Union[RemoteWorker, _Mapping]]] = ..., local_worker: _Optional[_Union[RemoteWorker, _Mapping]] = ..., queue: _Optional[_Union[QueueDepth, _Mapping]] = ...) -> None: ...
 
 class RemoteWorker(_message.Message):
-    __slots__ = ("url", "connected", "last_seen_at", "latency", "version", "error", "error_code", "active_jobs", "max_concurrent_jobs", "gpu", "gpu_name", "models", "diarization", "max_file_bytes", "draining")
+    __slots__ = ("url", "connected", "last_seen_at", "latency", "version", "error", "error_code", "active_jobs", "max_concurrent_jobs", "gpu", "gpu_name", "models", "diarization", "max_file_bytes", "draining", "diarization_note")
     URL_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_AT_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +349,7 @@ class RemoteWorker(_message.Message):
     DIARIZATION_FIELD_NUMBER: _ClassVar[int]
     MAX_FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    DIARIZATION_NOTE_FIELD_NUMBER: _ClassVar[int]
     url: str
     connected: bool
     last_seen_at: _timestamp_pb2.Timestamp
@@ -352,17 +365,20 @@ class RemoteWorker(_message.Message):
     diarization: str
     max_file_bytes: int
     draining: bool
-    def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., version: _Optional[str] = ..., error: _Optional[str] = ..., error_code: _Optional[str] = ..., active_jobs: _Optional[int] = ..., max_concurrent_jobs: _Optional[int] = ..., gpu: _Optional[bool] = ..., gpu_name: _Optional[str] = ..., models: _Optional[_Iterable[_Union[WorkerModel, _Mapping]]] = ..., diarization: _Optional[str] = ..., max_file_bytes: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    diarization_note: str
+    def __init__(self, url: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., version: _Optional[str] = ..., error: _Optional[str] = ..., error_code: _Optional[str] = ..., active_jobs: _Optional[int] = ..., max_concurrent_jobs: _Optional[int] = ..., gpu: _Optional[bool] = ..., gpu_name: _Optional[str] = ..., models: _Optional[_Iterable[_Union[WorkerModel, _Mapping]]] = ..., diarization: _Optional[str] = ..., max_file_bytes: _Optional[int] = ..., draining: _Optional[bool] = ..., diarization_note: _Optional[str] = ...) -> None: ...
 
 class WorkerModel(_message.Message):
-    __slots__ = ("name", "state", "error")
+    __slots__ = ("name", "state", "error", "note")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: str
     error: str
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    note: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., error: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
 
 class QueueDepth(_message.Message):
     __slots__ = ("queued", "queued_remote", "running")

@@ -56,7 +56,7 @@ class AttemptRef(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Capacity(_message.Message):
-    __slots__ = ("revision", "total", "free", "draining", "instance_id", "version", "device", "models", "default_model", "diarization", "diarization_error", "max_file_bytes", "reported_at")
+    __slots__ = ("revision", "total", "free", "draining", "instance_id", "version", "device", "models", "default_model", "diarization", "diarization_error", "max_file_bytes", "reported_at", "diarization_note")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     FREE_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class Capacity(_message.Message):
     DIARIZATION_ERROR_FIELD_NUMBER: _ClassVar[int]
     MAX_FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
     REPORTED_AT_FIELD_NUMBER: _ClassVar[int]
+    DIARIZATION_NOTE_FIELD_NUMBER: _ClassVar[int]
     revision: int
     total: int
     free: int
@@ -83,7 +84,8 @@ class Capacity(_message.Message):
     diarization_error: str
     max_file_bytes: int
     reported_at: _timestamp_pb2.Timestamp
-    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., free: _Optional[int] = ..., draining: _Optional[bool] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., default_model: _Optional[str] = ..., diarization: _Optional[str] = ..., diarization_error: _Optional[str] = ..., max_file_bytes: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    diarization_note: str
+    def __init__(self, revision: _Optional[int] = ..., total: _Optional[int] = ..., free: _Optional[int] = ..., draining: _Optional[bool] = ..., instance_id: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[_Union[Device, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., default_model: _Optional[str] = ..., diarization: _Optional[str] = ..., diarization_error: _Optional[str] = ..., max_file_bytes: _Optional[int] = ..., reported_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., diarization_note: _Optional[str] = ...) -> None: ...
 
 class Device(_message.Message):
     __slots__ = ("kind", "name")
@@ -94,16 +96,18 @@ class Device(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "state", "error", "languages")
+    __slots__ = ("name", "state", "error", "languages", "note")
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     name: str
     state: ModelState
     error: str
     languages: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ...) -> None: ...
+    note: str
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Audio(_message.Message):
     __slots__ = ("sha256", "size_bytes")

@@ -1,0 +1,517 @@
+"""The engine's real child process with the bundled models, on real files."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jiwer
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from services.worker.engine.protocol import EngineSettings
+from services.worker.engine.supervisor import Supervision, Supervisor
+from services.worker.work import (
+    STAGES,
+    AttemptKey,
+    Canceled,
+    Completed,
+    Failed,
+    FinishedWork,
+    ModelState,
+    Options,
+    Outcome,
+    Planned,
+    Progress,
+    Report,
+    Segment,
+    SpeakersFound,
+    StageChanged,
+    WindowFinished,
+    WindowPlan,
+    Work,
+)
+from tests import recordings
+from tests.recordings import RATE, Example
+
+# One loop for all, in which the engine that they share lives.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BUNDLED = Path(__file__).parents[2] / "models"
+DEADLINE = 60.0
+MOST_WORD_ERRORS = 0.05
+SOON = Supervision(first_pause=0.1, longest_pause=0.2)
+
+R = TypeVar("R")
+attempts = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the engine reported of one job."""
+
+    reports: list[Report]
+
+    def all(self, kind: type[R]) -> list[R]:
+        return [report for report in self.reports if isinstance(report, kind)]
+
+    @property
+    def outcome(self) -> Report:
+        return self.reports[-1]
+
+    @property
+    def failure(self) -> Failed:
+        assert isinstance(self.outcome, Failed), self.outcome
+        return self.outcome
+
+    @property
+    def plan(self) -> WindowPlan:
+        (planned,) = self.all(Planned)
+        return planned.plan
+
+    @property
+    def windows(self) -> dict[int, tuple[Segment, ...]]:
+        return {window.index: window.segments for window in self.all(WindowFinished)}
+
+    @property
+    def segments(self) -> list[Segment]:
+        assert isinstance(self.outcome, Completed), self.outcome
+        return [segment for window in self.all(WindowFinished) for segment in window.segments]
+
+    @property
+    def text(self) -> str:
+        return text_of(self.segments)
+
+
+def text_of(segments: list[Segment]) -> str:
+    return "".join(segment.text for segment in segments).strip()
+
+
+def word_errors(reference: str, text: str) -> float:
+    return float(jiwer.wer(reference, text))
+
+
+def work(path: Path, finished: FinishedWork | None = None, **options: Any) -> Work:
+    return Work(AttemptKey(f"job {next(attempts)}", 1), path, Options(**options), finished)
+
+
+async def run(engine: Supervisor, path: Path, finished: FinishedWork | None = None, **options: Any) -> Run:
+    return await finish(engine, work(path, finished, **options))
+
+
+async def finish(engine: Supervisor, given: Work) -> Run:
+    async with asyncio.timeout(DEADLINE):
+        return Run([report async for report in engine.run(given)])
+
+
+async def ready(engine: Supervisor) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not engine.state.ready:
+            await engine.changed(engine.state)
+
+
+@asynccontextmanager
+async def started(**settings: Any) -> AsyncIterator[Supervisor]:
+    """An engine of a test's own, without torch, so that it is ready in seconds."""
+    given = {"default_model": "demo", "bundled_dir": BUNDLED, "diarization_model": "none"}
+    engine = Supervisor(EngineSettings(**(given | settings)), SOON)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No model but the bundled ones, whatever this machine has downloaded, and no way to download one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
+        patch.delenv("HF_HUB_CACHE", raising=False)
+        patch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
+        yield
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(offline: None) -> AsyncIterator[Supervisor]:
+    """Two windows in a batch, so that recordings of minutes are several batches."""
+    settings = EngineSettings("demo", BUNDLED, slots=2, batch_size=2)
+    made = Supervisor(settings)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture(scope="module")
+def one_speaker() -> Example:
+    return recordings.example(speakers=1)
+
+
+@pytest.fixture(scope="module")
+def two_speakers() -> Example:
+    return recordings.example(speakers=2)
+
+
+@dataclass(frozen=True)
+class Long:
+    """Examples one after the other."""
+
+    path: Path
+    text: str
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Long:
+    """At least five windows of speech."""
+    parts: list[Example] = []
+    for example in recordings.examples():
+        if sum(part.duration for part in parts) < 170:
+            parts.append(example)
+    samples = np.concatenate([part.samples() for part in parts])
+    path = recordings.write_wav(tmp_path_factory.mktemp("sounds") / "long.wav", samples)
+    return Long(path, " ".join(part.text for part in parts))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def undisturbed(engine: Supervisor, long: Long) -> Run:
+    return await run(engine, long.path, word_timestamps=True)
+
+
+# --- what is recognized
+
+
+async def test_a_recording_is_transcribed_right(engine: Supervisor, one_speaker: Example) -> None:
+    found = await run(engine, one_speaker.path)
+    assert word_errors(one_speaker.text, found.text) <= MOST_WORD_ERRORS
+    assert found.plan.language == "en"
+    assert found.plan.duration == pytest.approx(one_speaker.duration, abs=0.1)
+    (outcome,) = found.all(Completed)
+    assert outcome.audio_seconds == found.plan.duration
+    assert outcome.processing_seconds > 0
+
+
+async def test_the_engine_says_what_it_has(engine: Supervisor) -> None:
+    await ready(engine)
+    state = engine.state
+    assert ModelState("demo", "loaded") in state.models
+    assert ModelState("turbo", "available") in state.models
+    assert (state.languages, state.device, state.diarization) == ({"demo": ("en",)}, "cpu", "demo")
+
+
+async def test_a_long_recording_is_transcribed_right_window_by_window(undisturbed: Run, long: Long) -> None:
+    plan = undisturbed.plan
+    assert len(plan.windows) >= 5
+    assert [window.index for window in plan.windows] == list(range(len(plan.windows)))
+    assert [window.index for window in undisturbed.all(WindowFinished)] == list(range(len(plan.windows)))
+    assert word_errors(long.text, undisturbed.text) <= MOST_WORD_ERRORS
+    for window in plan.windows:
+        times = [time for segment in undisturbed.windows[window.index] for time in (segment.start, segment.end)]
+        assert times == sorted(times)
+        assert window.start - 0.01 <= times[0]
+        assert times[-1] <= window.end + 0.01
+
+
+async def test_reports_come_in_the_order_that_is_promised(undisturbed: Run) -> None:
+    kinds = [type(report) for report in undisturbed.reports if not isinstance(report, StageChanged | Progress)]
+    assert kinds == [Planned, *[WindowFinished] * len(undisturbed.plan.windows), Completed]
+    stages = [stage.stage for stage in undisturbed.all(StageChanged)]
+    assert stages[-2:] == ["preparing", "transcribing"]
+    assert set(stages) <= set(STAGES)
+    percents = [progress.percent for progress in undisturbed.all(Progress)]
+    assert percents
+    assert percents == sorted(percents)
+    assert 0 < percents[0] <= percents[-1] <= 100
+
+
+async def test_words_have_times_where_they_are_asked_for(undisturbed: Run) -> None:
+    for segment in undisturbed.segments:
+        assert segment.text == "".join(word.text for word in segment.words)
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
+        starts = [word.start for word in segment.words]
+        assert starts == sorted(starts)
+        assert all(word.start <= word.end for word in segment.words)
+        assert all(0 < word.probability <= 1 for word in segment.words)
+
+
+async def test_words_are_where_they_are_spoken(engine: Supervisor, two_speakers: Example) -> None:
+    found = await run(engine, two_speakers.path, word_timestamps=True)
+    words = [word for segment in found.segments for word in segment.words]
+    assert [word.text.strip() for word in words] == two_speakers.text.split(), "otherwise they cannot be compared"
+    spoken = [turn for turn, line in zip(two_speakers.turns, two_speakers.lines, strict=True) for _ in line.split()]
+    off = [max(turn.start - word.start, word.end - turn.end, 0.0) for word, turn in zip(words, spoken, strict=True)]
+    assert float(np.median(off)) <= 0.1
+    assert float(np.percentile(off, 90)) <= 0.8
+
+
+async def test_nobody_gets_words_who_did_not_ask(engine: Supervisor, one_speaker: Example) -> None:
+    without = await run(engine, one_speaker.path)
+    with_words = await run(engine, one_speaker.path, word_timestamps=True)
+    diarized = await run(engine, one_speaker.path, diarization=True)
+    assert all(segment.words for segment in with_words.segments)
+    assert not any(segment.words for segment in without.segments + diarized.segments)
+    assert with_words.text == without.text == diarized.text
+    assert {segment.speaker for segment in without.segments + with_words.segments} == {""}
+
+
+async def test_silence_is_a_complete_transcript_without_segments(engine: Supervisor, tmp_path: Path) -> None:
+    path = recordings.write_wav(tmp_path / "silence.wav", np.zeros(35 * RATE, np.float32))
+    plain = await run(engine, path)
+    diarized = await run(engine, path, diarization=True)
+    everything = await run(engine, path, vad=False)
+    assert [found.segments for found in (plain, diarized, everything)] == [[], [], []]
+    assert [len(found.plan.windows) for found in (plain, diarized, everything)] == [0, 0, 2]
+    assert diarized.all(SpeakersFound) == [SpeakersFound(())]
+    assert everything.windows == {0: (), 1: ()}
+
+
+async def test_what_is_no_recording_fails_and_says_so(engine: Supervisor, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("hello")
+    found = await run(engine, tmp_path / "notes")
+    assert found.failure.reason == "AUDIO_INVALID"
+    assert str(tmp_path) not in found.failure.message
+
+
+# --- who speaks
+
+
+async def test_two_speakers_are_told_apart_and_have_their_own_words(engine: Supervisor, two_speakers: Example) -> None:
+    found = await run(engine, two_speakers.path, diarization=True)
+    assert {segment.speaker for segment in found.segments} == {"SPEAKER_00", "SPEAKER_01"}
+    assert found.segments[0].speaker == "SPEAKER_00"
+    assert word_errors(two_speakers.text, found.text) <= MOST_WORD_ERRORS
+    known = {speaker: best_match(speaker, found.segments, two_speakers) for speaker in ("SPEAKER_00", "SPEAKER_01")}
+    assert len(set(known.values())) == 2
+    for speaker, name in known.items():
+        said = zip(two_speakers.turns, two_speakers.lines, strict=True)
+        reference = " ".join(line for turn, line in said if turn.speaker == name)
+        own = [segment for segment in found.segments if segment.speaker == speaker]
+        assert word_errors(reference, text_of(own)) <= 2 * MOST_WORD_ERRORS, (reference, text_of(own))
+
+
+def best_match(speaker: str, segments: list[Segment], recording: Example) -> str:
+    """Whose turns in the reference overlap longest with what the speaker said."""
+    heard: Counter[str] = Counter()
+    for segment, turn in itertools.product(segments, recording.turns):
+        if segment.speaker == speaker:
+            heard[turn.speaker] += max(0, min(segment.end, turn.end) - max(segment.start, turn.start))  # type: ignore[assignment]
+    return heard.most_common(1)[0][0]
+
+
+async def test_speakers_are_found_before_the_first_window(engine: Supervisor, two_speakers: Example) -> None:
+    found = await run(engine, two_speakers.path, diarization=True, word_timestamps=True)
+    kinds = [type(report) for report in found.reports if not isinstance(report, StageChanged | Progress)]
+    assert kinds == [Planned, SpeakersFound, *[WindowFinished] * len(found.plan.windows), Completed]
+    assert all(word.speaker == segment.speaker for segment in found.segments for word in segment.words)
+
+
+async def test_no_more_speakers_are_found_than_there_may_be(engine: Supervisor, two_speakers: Example) -> None:
+    found = await run(engine, two_speakers.path, diarization=True, max_speakers=1)
+    assert {segment.speaker for segment in found.segments} == {"SPEAKER_00"}
+
+
+# --- going on where an earlier attempt ended
+
+
+@pytest.mark.parametrize("finished", [{0}, {0, 1, 2}, {1, 3}, set()])
+async def test_the_remaining_windows_are_those_of_an_undisturbed_run(
+    engine: Supervisor, long: Long, undisturbed: Run, finished: set[int]
+) -> None:
+    earlier = FinishedWork(undisturbed.plan, frozenset(finished))
+    resumed = await run(engine, long.path, earlier, word_timestamps=True)
+    assert resumed.plan == undisturbed.plan
+    expected = {index: segments for index, segments in undisturbed.windows.items() if index not in finished}
+    assert list(resumed.windows) == list(expected)
+    assert resumed.windows == expected
+    assert isinstance(resumed.outcome, Completed)
+
+
+async def test_nothing_is_decoded_where_everything_is_finished(
+    engine: Supervisor, long: Long, undisturbed: Run
+) -> None:
+    earlier = FinishedWork(undisturbed.plan, frozenset(undisturbed.windows))
+    resumed = await run(engine, long.path, earlier, word_timestamps=True)
+    assert resumed.windows == {}
+    assert isinstance(resumed.outcome, Completed)
+
+
+async def test_windows_of_other_options_are_decoded_again(engine: Supervisor, one_speaker: Example) -> None:
+    first = await run(engine, one_speaker.path)
+    earlier = FinishedWork(first.plan, frozenset(first.windows))
+    assert (await run(engine, one_speaker.path, earlier)).windows == {}
+    again = await run(engine, one_speaker.path, earlier, word_timestamps=True)
+    assert again.plan.fingerprint != first.plan.fingerprint
+    assert again.text == first.text
+
+
+async def test_speakers_of_an_earlier_attempt_are_kept(engine: Supervisor, two_speakers: Example) -> None:
+    first = await run(engine, two_speakers.path, diarization=True)
+    (speakers,) = first.all(SpeakersFound)
+    resumed = await run(
+        engine, two_speakers.path, FinishedWork(first.plan, frozenset({0}), speakers.turns), diarization=True
+    )
+    assert resumed.all(SpeakersFound) == [speakers]
+    assert resumed.windows == {index: segments for index, segments in first.windows.items() if index != 0}
+
+
+# --- several at once, and ends before the end
+
+
+async def test_two_at_once_say_what_each_says_alone(
+    engine: Supervisor, one_speaker: Example, two_speakers: Example
+) -> None:
+    recordings = (one_speaker.path, two_speakers.path)
+    alone = [await run(engine, path, word_timestamps=True) for path in recordings]
+    together = await asyncio.gather(*(run(engine, path, word_timestamps=True) for path in recordings))
+    assert [found.windows for found in together] == [found.windows for found in alone]
+
+
+async def test_an_attempt_runs_once_at_a_time(engine: Supervisor, one_speaker: Example) -> None:
+    given = work(one_speaker.path)
+    reports = engine.run(given)
+    with pytest.raises(ValueError, match="is running"):
+        engine.run(given)
+    assert isinstance([report async for report in reports][-1], Completed)
+    assert isinstance((await finish(engine, given)).outcome, Completed)
+
+
+async def test_a_canceled_job_ends_as_canceled(engine: Supervisor, long: Long, undisturbed: Run) -> None:
+    given = work(long.path)
+    reports: list[Report] = []
+    async with asyncio.timeout(DEADLINE):
+        async for report in engine.run(given):
+            reports.append(report)
+            if report == StageChanged("transcribing"):
+                engine.cancel(given.key)
+    assert reports[-1] == Canceled()
+    assert len(Run(reports).windows) < len(undisturbed.windows)
+    assert [report for report in reports if isinstance(report, Outcome)] == [Canceled()]
+
+
+async def test_a_job_that_is_canceled_at_once_does_nothing(engine: Supervisor, long: Long) -> None:
+    given = work(long.path)
+    reports = engine.run(given)
+    engine.cancel(given.key)
+    engine.cancel(AttemptKey("nobody's", 1))
+    async with asyncio.timeout(DEADLINE):
+        found = Run([report async for report in reports])
+    assert found.outcome == Canceled()
+    assert found.all(Planned) == []
+
+
+# --- what cannot be done
+
+
+async def test_a_language_that_the_model_does_not_know_is_refused(engine: Supervisor, one_speaker: Example) -> None:
+    found = await run(engine, one_speaker.path, language="de")
+    assert found.failure.reason == "LANGUAGE_UNSUPPORTED"
+    assert "'demo'" in found.failure.message
+    assert "'de'" in found.failure.message
+    assert "knows: en." in found.failure.message
+    assert found.all(Planned) == []
+
+
+async def test_a_model_that_is_not_here_says_what_to_do(engine: Supervisor, one_speaker: Example) -> None:
+    found = await run(engine, one_speaker.path, model="tiny")
+    assert found.failure.reason == "MODEL_UNAVAILABLE"
+    for said in ("'tiny'", "HF_HUB_OFFLINE", "HF_HOME", "WORKER_MODEL_DIR", "WORKER_MODEL "):
+        assert said in found.failure.message
+    assert str(BUNDLED.parent) not in found.failure.message
+    assert StageChanged("loading", "loading model tiny") in found.reports
+    assert ModelState("tiny", "failed", found.failure.message) in engine.state.models
+
+
+async def test_a_model_that_is_not_offered_says_which_are(engine: Supervisor, one_speaker: Example) -> None:
+    found = await run(engine, one_speaker.path, model="../whisper-demo")
+    assert found.failure.reason == "MODEL_UNAVAILABLE"
+    assert "demo" in found.failure.message
+    assert "large-v3" in found.failure.message
+
+
+async def test_without_diarization_only_those_fail_who_ask_for_it(one_speaker: Example) -> None:
+    async with started() as engine:
+        refused = await run(engine, one_speaker.path, diarization=True)
+        assert refused.failure.reason == "DIARIZATION_UNAVAILABLE"
+        assert "WORKER_DIARIZATION_MODEL" in refused.failure.message
+        assert (await run(engine, one_speaker.path)).text
+        assert engine.state.diarization == ""
+        assert engine.state.diarization_error == refused.failure.message
+
+
+@pytest.mark.parametrize("name", ["tiny", "nonsense", "./whisper-demo", "My Models/whisper"])
+async def test_a_default_model_that_cannot_be_loaded_costs_only_its_own_jobs(name: str, one_speaker: Example) -> None:
+    async with started(default_model=name, models=("demo",)) as engine:
+        failed = await run(engine, one_speaker.path)
+        assert failed.failure.reason == "MODEL_UNAVAILABLE"
+        assert repr(name) in failed.failure.message
+        assert "WORKER_MODEL" in failed.failure.message
+        assert (await run(engine, one_speaker.path, model="demo")).text
+        assert ModelState(name, "failed", failed.failure.message) in engine.state.models
+        assert engine.state.ready
+
+
+# --- the child's life
+
+
+async def test_a_killed_child_costs_its_job_and_the_next_one_gets_a_new_child(long: Long, one_speaker: Example) -> None:
+    async with started() as engine:
+        reports: list[Report] = []
+        async with asyncio.timeout(DEADLINE):
+            async for report in engine.run(work(long.path)):
+                reports.append(report)
+                if report == StageChanged("transcribing"):
+                    first = engine.pid
+                    assert first is not None
+                    os.kill(first, signal.SIGKILL)
+        assert Run(reports).failure.reason == "ENGINE_CRASHED"
+        assert "signal 9" in Run(reports).failure.message
+        assert not engine.state.ready
+        assert ModelState("demo", "available") in engine.state.models
+        found = await run(engine, one_speaker.path)
+        assert word_errors(one_speaker.text, found.text) <= MOST_WORD_ERRORS
+        assert engine.pid not in (None, first)
+        assert gone(first)
+
+
+async def test_no_process_remains_after_a_stop(long: Long) -> None:
+    async with started() as engine:
+        reports: list[Report] = []
+        async with asyncio.timeout(DEADLINE):
+            async for report in engine.run(work(long.path)):
+                reports.append(report)
+                if report == StageChanged("transcribing"):
+                    pid = engine.pid
+                    await engine.stop()
+        assert pid is not None
+        assert gone(pid)
+        assert engine.pid is None
+        assert not engine.state.ready
+        assert Run(reports).failure.reason == "ENGINE_CRASHED"
+        assert "starts it again" not in Run(reports).failure.message
+
+
+def gone(pid: int) -> bool:
+    """Whether the process is no more, not even as a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_a_child_that_never_was_ready_is_stopped_too() -> None:
+    async with started() as engine:
+        async with asyncio.timeout(DEADLINE):
+            while engine.pid is None:
+                await asyncio.sleep(0)
+        pid = engine.pid
+    assert gone(pid)
