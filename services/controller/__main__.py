@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 from bulkscribe.jobs.v1 import jobs_pb2, jobs_pb2_grpc, uploads_pb2, uploads_pb2_grpc
 
+from services.contract.errors import Reason, ServiceError
 from services.contract.limits import MEGABYTE, VERSION
 from services.controller.api_jobs import Fleet, JobApi
 from services.controller.api_uploads import UploadApi
@@ -22,7 +23,7 @@ from services.controller.local_worker import LocalWorker
 from services.controller.prober import AudioProber
 from services.controller.recordings import Recordings
 from services.controller.settings import ControllerSettings
-from services.controller.store.protocol import StoreError
+from services.controller.store.protocol import StoreError, StoreFullError
 from services.controller.store.sql import SqlStore
 from services.controller.wait_clock import WaitClock
 from services.controller.watchers import Watchers
@@ -88,6 +89,7 @@ async def _run(
             ),
         ],
         settings.controller_token.get_secret_value() or None,
+        lambda error: ServiceError(Reason.STORAGE_FULL) if isinstance(error, StoreFullError) else None,
     )
     port = await _listen(server, settings.controller_listen)
     log.info("controller_started", version=VERSION, mode=settings.remote_worker_mode, port=port)

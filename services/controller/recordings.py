@@ -98,9 +98,10 @@ class Recordings:
 
     async def remove(self, upload: Upload) -> bool:
         """False, and nothing done, while a job uses it."""
+        if not upload.complete:  # before the store, which may have no room to write before this made some
+            await self._blobs.discard_partial(upload.id)
         if not await self._store.delete_upload(upload.id):
             return False
-        await self._blobs.discard_partial(upload.id)
         if upload.sha256 and not await self._store.blob_in_use(upload.sha256):
             await self._blobs.remove(upload.sha256)
         return True

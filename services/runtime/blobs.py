@@ -19,6 +19,9 @@ from services.contract.errors import Reason, ServiceError
 PIECE_BYTES = 4 * 1024 * 1024
 """Written at once: large enough that the thread's hand-over costs nothing, small enough to hold two."""
 
+RESERVED_BYTES = 64 * 1024 * 1024
+"""Left free on the disk, for what is small and must be written all the same: a database, a journal, a log."""
+
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -113,6 +116,7 @@ class PartialFile:
             file = self._file
             if file is None:
                 return  # closed by a task that was canceled twice, and could not wait for this piece
+            _require_room(file, len(piece))
             view = memoryview(piece)
             while view:
                 view = view[file.write(view) :]
@@ -151,6 +155,12 @@ class BlobFolder:
         for folder in (blob.parent, self.folder):
             sync_folder(folder)
         return blob
+
+
+def _require_room(file: BinaryIO, size: int) -> None:
+    disk = os.fstatvfs(file.fileno())
+    if disk.f_bavail * disk.f_frsize < size + RESERVED_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def committed_bytes(path: Path) -> int:

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+Translate: TypeAlias = "Callable[[Exception], ServiceError | None]"
 
 # Health and reflection answer anybody: they tell nothing that the open `/health` does not.
 OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
@@ -41,16 +42,22 @@ class BearerTokenInterceptor(grpc.aio.ServerInterceptor):
 
 
 class ServiceErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Validates requests by their proto rules; turns ServiceError into a status, anything else into INTERNAL."""
+    """Validates requests by their proto rules; turns ServiceError into a status, anything else into INTERNAL.
+
+    ``translate`` knows the process's own exceptions.
+    """
+
+    def __init__(self, translate: Translate) -> None:
+        self._translate = translate
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Handler | None:
         handler = await continuation(details)
         if handler is None or details.method.startswith(OPEN_SERVICES):
             return handler
-        return _guarded(handler, details.method)
+        return _guarded(handler, details.method, self._translate)
 
 
-def _guarded(handler: Handler, method: str) -> Handler:
+def _guarded(handler: Handler, method: str, translate: Translate) -> Handler:
     behavior = _behavior(handler)
     if handler.response_streaming:
 
@@ -58,7 +65,7 @@ def _guarded(handler: Handler, method: str) -> Handler:
             try:
                 await _respond(behavior(_validated(handler, request), context), context)
             except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status here
-                await _abort(error, context, method)
+                await _abort(translate(error) or error, context, method)
 
         return _with_behavior(handler, stream)
 
@@ -66,7 +73,7 @@ def _guarded(handler: Handler, method: str) -> Handler:
         try:
             return await behavior(_validated(handler, request), context)
         except Exception as error:  # noqa: BLE001 - the boundary: every error becomes a status here
-            return await _abort(error, context, method)
+            return await _abort(translate(error) or error, context, method)
 
     return _with_behavior(handler, single)
 

@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.contract.limits import MAX_MESSAGE_BYTES
-from services.runtime.interceptors import BearerTokenInterceptor, ServiceErrorInterceptor
+from services.runtime.interceptors import BearerTokenInterceptor, ServiceErrorInterceptor, Translate
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -29,10 +29,15 @@ Registration = tuple[ServiceDescriptor, Callable[[Any, grpc.aio.Server], None], 
 
 
 class Server:
-    """Owns one grpc.aio server; ``services`` are (descriptor, generated add function, servicer)."""
+    """Owns one grpc.aio server; ``services`` are (descriptor, generated add function, servicer).
 
-    def __init__(self, services: Sequence[Registration], token: str | None) -> None:
-        interceptors: list[grpc.aio.ServerInterceptor] = [ServiceErrorInterceptor()]
+    ``translate`` gives the ServiceError of an exception that the servicers let through, where there is one.
+    """
+
+    def __init__(
+        self, services: Sequence[Registration], token: str | None, translate: Translate = lambda _error: None
+    ) -> None:
+        interceptors: list[grpc.aio.ServerInterceptor] = [ServiceErrorInterceptor(translate)]
         if token is not None:
             interceptors.insert(0, BearerTokenInterceptor(token))
         server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)

@@ -72,7 +72,8 @@ async def complete(browser: Browser, job_id: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def up(tmp_path: Path) -> AsyncIterator[Processes]:
-    async with processes(tmp_path) as made:
+    """A window a batch, so that there is much to be in the middle of."""
+    async with processes(tmp_path, WORKER_BATCH_SIZE="1") as made:
         yield made
 
 
@@ -187,23 +188,23 @@ def grow(disk: Path, megabytes: int) -> None:
 async def test_the_controllers_disk_is_full_during_an_upload(tmp_path: Path) -> None:
     large = encode(tmp_path / "large.wav", tone(300), "pcm_s16le")
     small = encode(tmp_path / "small.wav", tone(1), "pcm_s16le")
-    with small_disk(tmp_path / "controller", 6) as disk:
+    with small_disk(tmp_path / "controller", 70) as disk:
         async with processes(tmp_path) as up, browsing(up.system.url) as browser:
             status, answer = await browser.upload(("large.wav", large.read_bytes()))
             assert (status, answer["code"]) == (507, "STORAGE_FULL"), answer
             assert "disk is full" in answer["error"]
             await complete(browser, await submit(browser, small))
-            grow(disk, 40)
+            grow(disk, 120)
             await complete(browser, await submit(browser, large))
 
 
 async def test_the_workers_disk_is_full_and_the_job_waits_until_there_is_room(tmp_path: Path) -> None:
     large = encode(tmp_path / "large.wav", tone(300), "pcm_s16le")
-    with small_disk(tmp_path / "worker", 4) as disk:
+    with small_disk(tmp_path / "worker", 68) as disk:
         async with processes(tmp_path) as up, browsing(up.system.url) as browser:
             job_id = await submit(browser, large)
             waiting = await until(browser, job_id, lastErrorCode="STORAGE_FULL")
             assert (waiting["status"], waiting["attempt"]) == ("queued_remote", 0)
             assert "disk" in waiting["message"]
-            grow(disk, 40)
+            grow(disk, 120)
             assert (await complete(browser, job_id))["attempt"] == 1

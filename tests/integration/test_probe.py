@@ -155,6 +155,20 @@ def test_an_mp3_whose_beginning_is_lost_or_broken_is_taken(tmp_path: Path) -> No
     assert found(written(tmp_path / "broken.mp3", broken))["seconds"] > 5
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "header"), [("a.mp3", "libmp3lame", 4), ("a.m4a", "aac", 0), ("a.aac", "aac", 7)]
+)
+def test_broken_packets_at_the_beginning_are_passed_over(tmp_path: Path, name: str, codec: str, header: int) -> None:
+    path = record(tmp_path / name, codec)
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(container.streams.audio[0]) if packet.size]
+    for begin, size in packets[:3]:
+        assert begin is not None
+        content[begin + header : begin + size] = random.Random(1).randbytes(size - header)
+    assert found(written(path, bytes(content)))["seconds"] == pytest.approx(3.0, abs=0.3)
+
+
 # --- what is no recording
 
 

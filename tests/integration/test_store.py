@@ -468,7 +468,8 @@ async def test_a_transcript_is_read_in_pieces_without_a_gap(
     job = await running(store)
     for index in range(count):
         job = await store.save(with_segments(job, index, said(str(index))))
-        job = await store.save(changed(job, LATER))
+        if index % 4 == 0:
+            job = await store.save(changed(job, LATER))
     found = [final async for final in store.segments(job.id)]
     assert [(final.ordinal, final.segment.text) for final in found] == [(i, str(i)) for i in range(count)]
 

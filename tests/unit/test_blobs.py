@@ -142,11 +142,13 @@ async def test_closing_twice_and_closing_what_was_never_opened_is_no_error(path:
 
 
 class Disk:
-    """What files opened for appending are written to: with ``room`` bytes left, then ``error``."""
+    """What files opened for appending are written to: with ``room`` bytes left, then ``error``; ``at_once`` is the
+    most that one write takes."""
 
     def __init__(self) -> None:
         self.room = 1 << 40
         self.error = errno.ENOSPC
+        self.at_once = 1 << 40
         self.writable = threading.Event()
         self.writable.set()
         self.begun = threading.Event()
@@ -154,7 +156,7 @@ class Disk:
     def write(self, file: io.FileIO, data: Any) -> int:
         self.begun.set()
         assert self.writable.wait(20), "nobody let the disk go on"
-        fits = bytes(data)[: self.room]
+        fits = bytes(data)[: min(self.room, self.at_once)]
         if not fits:
             raise OSError(self.error, os.strerror(self.error))
         self.room -= len(fits)
@@ -239,6 +241,15 @@ async def test_no_room_for_the_folder_is_a_full_disk_too(path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "mkdir", full)
     assert (await refused(PartialFile(path).open(0))).reason is Reason.STORAGE_FULL
+
+
+async def test_a_disk_that_takes_less_at_once_than_it_is_given_gets_all_of_it(path: Path, disk: Disk) -> None:
+    disk.at_once = 77
+    file = await opened(path)
+    await append(file, CONTENT)
+    assert await file.digest() == DIGEST
+    await file.close()
+    assert content(path) == CONTENT
 
 
 async def test_a_stream_that_is_canceled_while_the_disk_is_slow_loses_and_repeats_nothing(

@@ -21,6 +21,10 @@ from services.controller.jobs import (
 )
 
 
+class StoreFullError(Exception):
+    """There is no room for what was to be written; nothing was."""
+
+
 class ConflictError(Exception):
     """The job was changed by somebody else since it was read; nothing was written."""
 

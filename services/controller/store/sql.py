@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, exists, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.controller.jobs import (
@@ -35,7 +35,7 @@ from services.controller.jobs import (
     WorkerRef,
 )
 from services.controller.store import rows, schema
-from services.controller.store.protocol import ConflictError, Dispatch, Page, StoreError, Upload
+from services.controller.store.protocol import ConflictError, Dispatch, Page, StoreError, StoreFullError, Upload
 
 SEGMENTS_A_READ = 500
 
@@ -61,8 +61,14 @@ class SqlStore:
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
-        async with self._writing, self._engine.begin() as connection:
-            yield connection
+        """One transaction. Raises StoreFullError."""
+        try:
+            async with self._writing, self._engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            if _is_full(error):
+                raise StoreFullError from error
+            raise
 
     # --- uploads
 
@@ -295,6 +301,11 @@ async def _numbered(connection: AsyncConnection, table: Any, job_id: JobId, afte
         select(table).where((table.c.job_id == job_id) & (table.c.number > after)).order_by(table.c.number).limit(limit)
     )
     return (await connection.execute(query)).mappings().all()
+
+
+def _is_full(error: DBAPIError) -> bool:
+    """SQLite tells it in words, PostgreSQL by its code (appendix A of its manual)."""
+    return "disk is full" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "53100"
 
 
 def _first_line(error: Exception) -> str:
