@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ class Server:
         Raises OSError when the address cannot be had.
         """
         assert self._server is not None, "a server starts once"
+        if not address.startswith("unix:"):
+            _require_free(address)
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -78,6 +81,16 @@ class Server:
         # Its destructor starts a task, for which there must be a loop that runs: not when the collector finds it.
         del server
         await asyncio.sleep(0)
+
+
+def _require_free(address: str) -> None:
+    """gRPC tells on standard error, in words of its own, what it tells its caller nothing of."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}: {error.strerror}") from error
 
 
 def unix_address(path: Path) -> str:

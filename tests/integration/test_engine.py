@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import select
+import shutil
 import signal
+import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,6 +22,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from services.worker.engine.messages import Configure, RunWork, WorkReported, encode, receive
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.supervisor import Supervision, Supervisor
 from services.worker.work import (
@@ -27,7 +32,6 @@ from services.worker.work import (
     Completed,
     Failed,
     FinishedWork,
-    ModelState,
     Options,
     Outcome,
     Planned,
@@ -119,6 +123,16 @@ async def ready(engine: Supervisor) -> None:
             await engine.changed(engine.state)
 
 
+def model(engine: Supervisor, name: str) -> tuple[str, str]:
+    """A model's state and what is wrong with it."""
+    return next((state.state, state.error) for state in engine.state.models if state.name == name)
+
+
+def children() -> set[int]:
+    """This process's children, those included that ended and were not waited for."""
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
 @asynccontextmanager
 async def started(**settings: Any) -> AsyncIterator[Supervisor]:
     """An engine of a test's own, without torch, so that it is ready in seconds."""
@@ -203,8 +217,7 @@ async def test_a_recording_is_transcribed_right(engine: Supervisor, one_speaker:
 async def test_the_engine_says_what_it_has(engine: Supervisor) -> None:
     await ready(engine)
     state = engine.state
-    assert ModelState("demo", "loaded") in state.models
-    assert ModelState("turbo", "available") in state.models
+    assert (model(engine, "demo"), model(engine, "turbo")) == (("loaded", ""), ("available", ""))
     assert (state.languages, state.device, state.diarization) == ({"demo": ("en",)}, "cpu", "demo")
 
 
@@ -265,13 +278,20 @@ async def test_nobody_gets_words_who_did_not_ask(engine: Supervisor, one_speaker
 
 async def test_silence_is_a_complete_transcript_without_segments(engine: Supervisor, tmp_path: Path) -> None:
     path = recordings.write_wav(tmp_path / "silence.wav", np.zeros(35 * RATE, np.float32))
-    plain = await run(engine, path)
+    found = await run(engine, path)
+    assert found.segments == []
+    assert found.plan.windows == ()
     diarized = await run(engine, path, diarization=True)
-    everything = await run(engine, path, vad=False)
-    assert [found.segments for found in (plain, diarized, everything)] == [[], [], []]
-    assert [len(found.plan.windows) for found in (plain, diarized, everything)] == [0, 0, 2]
+    assert diarized.segments == []
     assert diarized.all(SpeakersFound) == [SpeakersFound(())]
-    assert everything.windows == {0: (), 1: ()}
+
+
+async def test_without_the_voice_detector_everything_is_decoded(engine: Supervisor, tmp_path: Path) -> None:
+    path = recordings.write_wav(tmp_path / "silence.wav", np.zeros(35 * RATE, np.float32))
+    found = await run(engine, path, vad=False)
+    assert [(window.start, window.end) for window in found.plan.windows] == [(0, 30), (30, 35)]
+    assert list(found.windows) == [0, 1]
+    assert isinstance(found.outcome, Completed)
 
 
 async def test_what_is_no_recording_fails_and_says_so(engine: Supervisor, tmp_path: Path) -> None:
@@ -295,7 +315,7 @@ async def test_two_speakers_are_told_apart_and_have_their_own_words(engine: Supe
         said = zip(two_speakers.turns, two_speakers.lines, strict=True)
         reference = " ".join(line for turn, line in said if turn.speaker == name)
         own = [segment for segment in found.segments if segment.speaker == speaker]
-        assert word_errors(reference, text_of(own)) <= 2 * MOST_WORD_ERRORS, (reference, text_of(own))
+        assert word_errors(reference, text_of(own)) <= MOST_WORD_ERRORS
 
 
 def best_match(speaker: str, segments: list[Segment], recording: Example) -> str:
@@ -369,9 +389,9 @@ async def test_speakers_of_an_earlier_attempt_are_kept(engine: Supervisor, two_s
 async def test_two_at_once_say_what_each_says_alone(
     engine: Supervisor, one_speaker: Example, two_speakers: Example
 ) -> None:
-    recordings = (one_speaker.path, two_speakers.path)
-    alone = [await run(engine, path, word_timestamps=True) for path in recordings]
-    together = await asyncio.gather(*(run(engine, path, word_timestamps=True) for path in recordings))
+    paths = (one_speaker.path, two_speakers.path)
+    alone = [await run(engine, path, word_timestamps=True) for path in paths]
+    together = await asyncio.gather(*(run(engine, path, word_timestamps=True) for path in paths))
     assert [found.windows for found in together] == [found.windows for found in alone]
 
 
@@ -427,7 +447,7 @@ async def test_a_model_that_is_not_here_says_what_to_do(engine: Supervisor, one_
         assert said in found.failure.message
     assert str(BUNDLED.parent) not in found.failure.message
     assert StageChanged("loading", "loading model tiny") in found.reports
-    assert ModelState("tiny", "failed", found.failure.message) in engine.state.models
+    assert model(engine, "tiny") == ("failed", found.failure.message)
 
 
 async def test_a_model_that_is_not_offered_says_which_are(engine: Supervisor, one_speaker: Example) -> None:
@@ -447,16 +467,27 @@ async def test_without_diarization_only_those_fail_who_ask_for_it(one_speaker: E
         assert engine.state.diarization_error == refused.failure.message
 
 
-@pytest.mark.parametrize("name", ["tiny", "nonsense", "./whisper-demo", "My Models/whisper"])
-async def test_a_default_model_that_cannot_be_loaded_costs_only_its_own_jobs(name: str, one_speaker: Example) -> None:
-    async with started(default_model=name, models=("demo",)) as engine:
+@pytest.fixture
+def damaged_models(tmp_path: Path) -> Path:
+    """A folder of models, of which ``damaged`` is one that was copied in part."""
+    shutil.copytree(BUNDLED / "whisper-demo", tmp_path / "models" / "damaged")
+    (tmp_path / "models" / "damaged" / "tokenizer.json").write_bytes(b"")
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("name", ["tiny", "nonsense", "./whisper-demo", "damaged"])
+async def test_a_default_model_that_cannot_be_loaded_costs_only_its_own_jobs(
+    name: str, one_speaker: Example, damaged_models: Path
+) -> None:
+    async with started(default_model=name, models=("demo",), model_dir=damaged_models) as engine:
+        await ready(engine)
         failed = await run(engine, one_speaker.path)
         assert failed.failure.reason == "MODEL_UNAVAILABLE"
         assert repr(name) in failed.failure.message
         assert "WORKER_MODEL" in failed.failure.message
+        assert str(damaged_models) not in failed.failure.message
+        assert model(engine, name) == ("failed", failed.failure.message)
         assert (await run(engine, one_speaker.path, model="demo")).text
-        assert ModelState(name, "failed", failed.failure.message) in engine.state.models
-        assert engine.state.ready
 
 
 # --- the child's life
@@ -475,43 +506,56 @@ async def test_a_killed_child_costs_its_job_and_the_next_one_gets_a_new_child(lo
         assert Run(reports).failure.reason == "ENGINE_CRASHED"
         assert "signal 9" in Run(reports).failure.message
         assert not engine.state.ready
-        assert ModelState("demo", "available") in engine.state.models
+        assert model(engine, "demo") == ("available", "")
         found = await run(engine, one_speaker.path)
         assert word_errors(one_speaker.text, found.text) <= MOST_WORD_ERRORS
         assert engine.pid not in (None, first)
-        assert gone(first)
+        assert first not in children()
 
 
 async def test_no_process_remains_after_a_stop(long: Long) -> None:
+    before = children()
     async with started() as engine:
         reports: list[Report] = []
         async with asyncio.timeout(DEADLINE):
             async for report in engine.run(work(long.path)):
                 reports.append(report)
                 if report == StageChanged("transcribing"):
-                    pid = engine.pid
+                    assert engine.pid in children() - before
                     await engine.stop()
-        assert pid is not None
-        assert gone(pid)
+        assert children() == before
         assert engine.pid is None
         assert not engine.state.ready
         assert Run(reports).failure.reason == "ENGINE_CRASHED"
         assert "starts it again" not in Run(reports).failure.message
 
 
-def gone(pid: int) -> bool:
-    """Whether the process is no more, not even as a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-async def test_a_child_that_never_was_ready_is_stopped_too() -> None:
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 10])
+async def test_no_process_remains_of_an_engine_that_is_stopped_while_it_starts(steps: int) -> None:
+    before = children()
     async with started() as engine:
-        async with asyncio.timeout(DEADLINE):
-            while engine.pid is None:
-                await asyncio.sleep(0)
-        pid = engine.pid
-    assert gone(pid)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if steps > 1:
+            async with asyncio.timeout(DEADLINE):
+                while children() == before:
+                    await asyncio.sleep(0)  # noqa: ASYNC110 - what is looked for is over in a few steps of the loop
+    assert children() == before
+
+
+async def test_the_child_ends_with_its_front(long: Long) -> None:
+    """Also where there was more to read than the front lived to."""
+    front, child_end = socket.socketpair()
+    command = [sys.executable, "-m", "services.worker.engine", "--fd", str(child_end.fileno())]
+    child = await asyncio.create_subprocess_exec(*command, pass_fds=[child_end.fileno()])
+    child_end.close()
+    with front:
+        front.sendall(encode(Configure(EngineSettings("demo", BUNDLED, diarization_model="none"))))
+        front.sendall(encode(RunWork(1, work(long.path))))
+        with front.makefile("rb") as stream:
+            while receive(stream) != WorkReported(1, StageChanged("transcribing")):
+                pass
+        # The first window is there, unread, when the front ends; much is to be done yet.
+        await asyncio.get_running_loop().run_in_executor(None, select.select, [front], [], [])
+    async with asyncio.timeout(DEADLINE):
+        assert await child.wait() == 0

@@ -42,7 +42,7 @@ from services.controller.jobs import (
     with_segments,
 )
 from services.controller.store import schema, sql
-from services.controller.store.protocol import ConflictError, Dispatch, StoreError, Upload
+from services.controller.store.protocol import ConflictError, Dispatch, StoreError, StoreFullError, Upload
 from services.controller.store.sql import SqlStore
 from tests.worker import eventually
 
@@ -583,6 +583,26 @@ async def test_many_writers_at_once_see_no_lock(store: SqlStore) -> None:
     jobs = await create(store, *(f"j{i}" for i in range(30)))
     saved = await asyncio.gather(*(store.save(changed(job.await_remote(), LATER)) for job in jobs))
     assert {job.state for job in saved} == {JobState.QUEUED_REMOTE}
+
+
+async def test_a_database_that_cannot_grow_says_so_and_keeps_what_it_had(
+    store: SqlStore, engines: list[AsyncEngine], path: Path
+) -> None:
+    job = await running(store)
+    before = counts(path, "j1")
+    large = with_segments(job, 0, said("x" * 1_000_000))
+
+    async def allow(pages: int) -> None:
+        async with engines[0].connect() as connection:
+            await connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+    await allow(1)  # as many as it has already, and no more
+    with pytest.raises(StoreFullError):
+        await store.save(large)
+    assert await store.get_job(job.id) == job
+    assert counts(path, "j1") == before
+    await allow(1_000_000)
+    assert (await store.save(large)).segment_count == 1
 
 
 def differences(path: Path) -> list[Any]:

@@ -9,6 +9,7 @@ import io
 import os
 import random
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,26 @@ async def test_a_full_disk_is_said_and_keeps_what_was_committed(path: Path, disk
     await append(again, CONTENT[kept:])
     assert await again.digest() == DIGEST
     await again.close()
+
+
+@dataclass(frozen=True)
+class Free:
+    """What `fstatvfs` says of a disk."""
+
+    f_bavail: int
+    f_frsize: int = 1
+
+
+async def test_room_for_what_is_small_is_left_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = await opened(path)
+    free = [Free(blobs.RESERVED_BYTES + PIECE), Free(blobs.RESERVED_BYTES + PIECE - 1)]
+    monkeypatch.setattr(os, "fstatvfs", lambda _: free.pop(0))
+    await append(file, CONTENT[:PIECE], PIECE)
+    assert await file.sync() == PIECE
+    await append(file, CONTENT[PIECE : 2 * PIECE], PIECE)
+    for call in (file.sync, file.close):
+        assert (await refused(call())).reason is Reason.STORAGE_FULL
+    assert content(path) == CONTENT[:PIECE]
 
 
 async def test_once_it_failed_it_stays_failed_though_there_is_room_again(path: Path, disk: Disk) -> None:

@@ -16,7 +16,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, exists, select
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -41,11 +40,16 @@ SEGMENTS_A_READ = 500
 
 
 class SqlStore:
-    """One store for all databases that SQLAlchemy speaks to; ``url`` names an async driver."""
+    """One store for all databases that SQLAlchemy speaks to; ``url`` names an async driver. Raises StoreError."""
 
     def __init__(self, url: str) -> None:
-        self._url = make_url(url)
-        self._engine = _engine(url)
+        try:
+            self._engine = _engine(url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise StoreError(
+                f"DATABASE_URL is none that can be used: {_first_line(error)}. It must be like "
+                "sqlite+aiosqlite:///folder/file.db or postgresql+asyncpg://user@host/name, with that driver installed."
+            ) from error
         self._writing = asyncio.Lock()
 
     async def open(self) -> None:
@@ -53,7 +57,12 @@ class SqlStore:
             async with self._engine.connect() as connection:
                 await connection.run_sync(migrate)
                 await connection.commit()
-        except (SQLAlchemyError, CommandError, OSError) as error:
+        except CommandError as error:
+            raise StoreError(
+                f"DATABASE_URL: the database is of a newer version than this program ({_first_line(error)}). Start that "
+                "version, or name another database."
+            ) from error
+        except (SQLAlchemyError, OSError) as error:
             raise StoreError(f"DATABASE_URL: the database cannot be used: {_first_line(error)}") from error
 
     async def close(self) -> None:
