@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from services.contract.limits import MEGABYTE
-from services.runtime.settings import ProcessSettings
+from services.runtime.settings import ProcessSettings, header_token
 
 
 class GatewaySettings(ProcessSettings):
@@ -31,7 +31,12 @@ class GatewaySettings(ProcessSettings):
     )
     log_dir: Path = Field(default=Path("logs"), description="Folder of app.log.")
 
-    @field_validator("controller_token", "gateway_secret_key")
+    @field_validator("controller_token")
+    @classmethod
+    def _token(cls, value: SecretStr) -> SecretStr:
+        return header_token(value)
+
+    @field_validator("gateway_secret_key")
     @classmethod
     def _not_empty(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().strip():

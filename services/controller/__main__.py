@@ -74,7 +74,7 @@ async def _run(
     links += [
         WorkerLink(link, dispatcher.wake, dispatcher.worker_holds) for link in _link_settings(settings, local.url)
     ]
-    fleet = Fleet(settings.remote_worker_mode, links, links[0], lambda: local.trouble, bool(settings.worker_urls))
+    fleet = Fleet(settings.remote_worker_mode, links, links[0], local, bool(settings.worker_urls))
     server = Server(
         [
             (

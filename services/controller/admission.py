@@ -40,8 +40,8 @@ def check_recording(recording: Recording, capacities: Iterable[Capacity]) -> Non
     if largest and recording.size_bytes > largest:
         raise ServiceError(
             Reason.FILE_TOO_LARGE,
-            f"{recording.filename!r} has {recording.size_bytes / MEGABYTE:.0f} MB, more than the {largest // MEGABYTE} MB "
-            "that a worker takes. Split it, or raise WORKER_MAX_FILE_MB.",
+            f"{recording.filename!r} has {recording.size_bytes:,} bytes, and a worker takes {largest:,} at most "
+            f"({largest // MEGABYTE} MB). Split it, or raise WORKER_MAX_FILE_MB.",
         )
 
 

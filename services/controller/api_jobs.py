@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -21,14 +23,14 @@ from services.controller.jobs import (
     JobError,
     JobId,
     JobState,
-    Options,
     Owner,
     Recording,
     TransitionError,
     UploadId,
-    changed,
+    created,
 )
 from services.controller.journal import JobJournal
+from services.controller.local_worker import LocalWorker
 from services.controller.recordings import Recordings
 from services.controller.settings import Mode
 from services.controller.watchers import Watchers
@@ -40,6 +42,9 @@ log = structlog.get_logger()
 DEFAULT_PAGE = 50
 EVENTS_A_READ = 200
 
+LOCAL_START_SECONDS = 5.0
+"""Less than clients wait for an answer; starting takes about two."""
+
 NO_WORKER = (
     "No remote worker is configured. Set REMOTE_WORKER_URL and REMOTE_WORKER_TOKEN with REMOTE_WORKER_MODE optional or "
     "required and restart the controller, or cancel the job."
@@ -49,13 +54,21 @@ NO_WORKER = (
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The workers and how they are used. ``local`` is also in ``links``; ``local_trouble`` says why it is not there."""
+    """The workers and how they are used. The ``local`` one is also in ``links``."""
 
     mode: Mode
     links: list[WorkerLink]
     local: WorkerLink
-    local_trouble: Callable[[], str]
+    process: LocalWorker
     configured: bool
+
+    async def wait_local(self) -> None:
+        """Has the local worker started, and gives it a moment: what it offers decides about the jobs for it."""
+        self.process.want()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOCAL_START_SECONDS):
+                while self.local.capacity is None and not self.process.trouble:
+                    await self.local.wait_connected()
 
     def of(self, mode: ExecutionMode) -> list[WorkerLink]:
         return [link for link in self.links if link.mode is mode]
@@ -76,26 +89,40 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
         self._recordings = recordings
 
     async def CreateJobs(self, request: jobs_pb2.CreateJobsRequest, context: Context) -> jobs_pb2.CreateJobsResponse:
+        owner = Owner(request.owner)
+        jobs = await self._store.jobs_of_request(owner, request.request_id) if request.request_id else ()
+        return jobs_pb2.CreateJobsResponse(
+            jobs=[self._message(job) for job in jobs or await self._create(owner, request)]
+        )
+
+    async def _create(self, owner: Owner, request: jobs_pb2.CreateJobsRequest) -> tuple[Job, ...]:
         options = wire.options_of(request.options)
         mode = admission.execution_mode(self._fleet.mode, options)
-        admission.check_options(options, self._fleet.capacities(mode))
-        owner = Owner(request.owner)
-        jobs = [await self._new_job(owner, UploadId(upload), options, mode) for upload in request.upload_ids]
-        created = await self._store.create_jobs(jobs, request.request_id)
-        if created[0].id == jobs[0].id:
-            log.info("jobs_created", count=len(created), mode=mode.value, first_job_id=created[0].id)
-            created = tuple(await self._dispatcher.submit(created))
-        return jobs_pb2.CreateJobsResponse(jobs=[self._message(job) for job in created])
+        if mode is ExecutionMode.LOCAL:
+            await self._fleet.wait_local()
+        capacities = self._fleet.capacities(mode)
+        admission.check_options(options, capacities)
+        recordings = {
+            upload: await self._recording(owner, UploadId(upload)) for upload in dict.fromkeys(request.upload_ids)
+        }
+        for recording in recordings.values():
+            admission.check_recording(recording, capacities)
+        now, mark = datetime.now(UTC), self._dispatcher.wait_mark()
+        new = [
+            Job(JobId(uuid4().hex), owner, recordings[upload], options, mode, now, wait_mark=mark)
+            for upload in request.upload_ids
+        ]
+        jobs = await self._store.create_jobs([created(job, now) for job in new], request.request_id)
+        if jobs[0].id == new[0].id:
+            log.info("jobs_created", count=len(jobs), mode=mode.value, first_job_id=jobs[0].id)
+            self._dispatcher.submit(jobs)
+        return jobs
 
-    async def _new_job(self, owner: Owner, upload_id: UploadId, options: Options, mode: ExecutionMode) -> Job:
+    async def _recording(self, owner: Owner, upload_id: UploadId) -> Recording:
         upload = await self._recordings.owned(owner, upload_id)
         if not upload.complete:
             raise ServiceError(Reason.UPLOAD_INCOMPLETE)
-        recording = Recording(upload.id, upload.filename, upload.sha256, upload.size_bytes, upload.duration_seconds)
-        admission.check_recording(recording, self._fleet.capacities(mode))
-        now = datetime.now(UTC)
-        job = Job(JobId(uuid4().hex), owner, recording, options, mode, now, wait_mark=self._dispatcher.wait_mark())
-        return changed(job, now).job
+        return Recording(upload.id, upload.filename, upload.sha256, upload.size_bytes, upload.duration_seconds)
 
     async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.GetJobResponse:
         return jobs_pb2.GetJobResponse(job=self._message(await self._owned(request.owner, request.job_id)))
@@ -223,7 +250,7 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
             return job
         return replace(job, message="Waiting for worker capacity")
     if job.mode is ExecutionMode.LOCAL:
-        return replace(job, message=fleet.local_trouble() or "The local worker is starting")
+        return replace(job, message=fleet.process.trouble or "The local worker is starting")
     trouble = next((link.error for link in links if link.error is not None), None)
     if trouble is None and not links:
         trouble = JobError(Reason.REMOTE_WORKER_UNREACHABLE.value, NO_WORKER)

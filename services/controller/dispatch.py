@@ -72,13 +72,11 @@ class Dispatcher:
         self._stores.clock.run(any(link.connected for link in remote))
         self._changed.set()
 
-    async def submit(self, jobs: Iterable[Job]) -> list[Job]:
-        """Takes new jobs; those for a remote worker begin to wait for its capacity."""
-        submitted = []
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Takes new jobs."""
         for job in jobs:
-            submitted.append(await self._enqueue(job))
+            self._enqueue(job)
         self._changed.set()
-        return submitted
 
     def forget(self, job_id: JobId) -> None:
         """The job was canceled in the store: it leaves the queue, or its worker is told."""
@@ -144,7 +142,7 @@ class Dispatcher:
         for job in jobs:
             link = self._link_of(job)
             if job.state is not JobState.RUNNING:
-                await self._enqueue(job)
+                self._enqueue(job)
             elif link is not None:
                 self._attach(job, job.attempt, link)
             else:
@@ -161,20 +159,14 @@ class Dispatcher:
         text = "Its worker is gone; the job waits for another."
         waiting = await self._journal.change_if_allowed(job.id, lambda current: current.requeue(text, mark))
         if waiting is not None:
-            await self._enqueue(waiting, front=True)
+            self._enqueue(waiting, front=True)
 
-    async def _enqueue(self, job: Job, front: bool = False) -> Job:
-        if job.state is JobState.QUEUED and job.mode is ExecutionMode.REMOTE:
-            moved = await self._journal.change_if_allowed(job.id, lambda current: current.await_remote())
-            if moved is None:
-                return job
-            job = moved
+    def _enqueue(self, job: Job, front: bool = False) -> None:
         if job.mode is ExecutionMode.LOCAL:
             self._want_local()
         self._waiting[job.id] = job.mode
         put = self._queue.push_front if front else self._queue.push
         put(job.id, demand_of(job))
-        return job
 
     # --- one job
 
@@ -258,7 +250,7 @@ class Dispatcher:
     async def _back_in_line(self, job_id: JobId, front: bool = True) -> None:
         job = await self._journal.store.get_job(job_id)
         if job is not None and job.state in WAITING:
-            await self._enqueue(job, front)
+            self._enqueue(job, front)
 
     async def _refused(self, attempt: Attempt, refusal: ServiceError) -> None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""

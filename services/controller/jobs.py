@@ -264,6 +264,15 @@ def changed(job: Job, now: datetime) -> JobUpdate:
     return JobUpdate(told, (change,))
 
 
+def created(job: Job, now: datetime) -> JobUpdate:
+    """A new job as its watchers first see it: waiting, and where a remote worker is to run it, waiting for that."""
+    told = changed(job, now)
+    if job.mode is ExecutionMode.LOCAL:
+        return told
+    waiting = changed(told.job.await_remote(), now)
+    return JobUpdate(waiting.job, told.changes + waiting.changes)
+
+
 def with_segments(job: Job, window: int, segments: tuple[Segment, ...]) -> JobUpdate:
     """The job with a finished window; each segment is an event of its own."""
     final = tuple(

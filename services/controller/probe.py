@@ -10,15 +10,13 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import av
 
-# Demuxers of playlists and descriptions would open other files, or the network, at a hostile file's wish.
-FORMATS = (
-    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,mp2,mp3,mpeg,mpegts,"
-    "mpegvideo,ogg,opus,tta,voc,w64,wav,wv,wtv,rm,dts,dtshd,spdif,adts,loas,nut,ircam,sox"
-)
+from services.contract.media import OPEN_OPTIONS
+
 FRAMES_TRIED = 8
 """Frames to decode before a file is believed: junk that looks like audio fails within a few."""
 
@@ -36,17 +34,17 @@ def main() -> None:
 
 def probe(path: str) -> dict[str, Any]:
     """{"seconds": length} or {"error": what is wrong}."""
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return {"error": EMPTY}
     try:
-        with av.open(path, options={"format_whitelist": FORMATS, "protocol_whitelist": "file"}) as container:
+        with av.open(path, options=OPEN_OPTIONS) as container:
             if not container.streams.audio:
                 return {"error": NO_AUDIO}
             stream = container.streams.audio[0]
             if not _decodes(container, stream):
                 return {"error": NOT_DECODABLE}
             return {"seconds": _stated_seconds(container, stream) or _measured_seconds(path)}
-    except EOFError:
-        return {"error": EMPTY}
-    except (av.error.FFmpegError, ValueError):
+    except (av.error.FFmpegError, EOFError, ValueError):
         return {"error": NOT_DECODABLE}
 
 
@@ -81,7 +79,7 @@ def _stated_seconds(container: Any, stream: Any) -> float:
 def _measured_seconds(path: str) -> float:
     """By reading all packets, for streams whose header does not say."""
     end = 0.0
-    with av.open(path, options={"format_whitelist": FORMATS}) as container:
+    with av.open(path, options=OPEN_OPTIONS) as container:
         for packet in container.demux(container.streams.audio[0]):
             if packet.pts is not None and packet.time_base is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))

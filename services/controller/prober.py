@@ -36,6 +36,9 @@ class AudioProber:
                 log.warning("probe_failed", error=type(error).__name__)
                 await self._stop()
                 answer = {"error": "it cannot be read by the decoder"}
+            except BaseException:  # canceled: the answer would be taken for the next file's
+                await asyncio.shield(self._stop())
+                raise
         if "error" in answer:
             raise ServiceError(Reason.AUDIO_INVALID, f"The file cannot be transcribed: {answer['error']}.")
         return float(str(answer["seconds"]))
@@ -45,6 +48,8 @@ class AudioProber:
             await self._stop()
 
     async def _ask(self, path: Path) -> dict[str, object]:
+        if self._process is not None and self._process.returncode is not None:  # it died while nobody asked
+            await self._stop()
         process = self._process = self._process or await self._start()
         assert process.stdin is not None
         assert process.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -28,6 +29,7 @@ class Recordings:
         self._prober = prober
         self._max_bytes = max_bytes
         self._open: set[UploadId] = set()
+        self._keeping = asyncio.Lock()  # else a blob could be removed that another upload has just found there
 
     async def create(self, owner: Owner, filename: str, size_bytes: int, request_id: str) -> Upload:
         self._check_size(size_bytes)
@@ -91,8 +93,9 @@ class Recordings:
             await self._drop(upload)
             raise
         whole = replace(upload, sha256=digest, size_bytes=file.size, duration_seconds=duration, complete=True)
-        await self._blobs.adopt(upload.id, digest)
-        await self._store.save_upload(whole)
+        async with self._keeping:
+            await self._blobs.adopt(upload.id, digest)
+            await self._store.save_upload(whole)
         log.info("upload_completed", upload_id=upload.id, bytes=file.size, seconds=round(duration, 2))
         return whole
 
@@ -102,8 +105,9 @@ class Recordings:
             await self._blobs.discard_partial(upload.id)
         if not await self._store.delete_upload(upload.id):
             return False
-        if upload.sha256 and not await self._store.blob_in_use(upload.sha256):
-            await self._blobs.remove(upload.sha256)
+        async with self._keeping:
+            if upload.sha256 and not await self._store.blob_in_use(upload.sha256):
+                await self._blobs.remove(upload.sha256)
         return True
 
     async def remove_unused(self, upload_id: UploadId) -> None:

@@ -25,7 +25,8 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a worker could take now. ``models`` are those it may load, ``failed`` those it could not."""
+    """What a worker could take now. ``models`` are those it may load, ``failed`` those it could not; ``default`` is for
+    jobs that name none. Of a worker that was never heard nothing is ``known``."""
 
     worker: str
     mode: ExecutionMode
@@ -33,11 +34,14 @@ class Offer:
     models: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
     diarization: bool = False
+    default: str = ""
+    known: bool = True
 
     def serves(self, demand: Demand) -> bool:
+        model = demand.model or self.default
         return (
             self.mode is demand.mode
-            and (not demand.model or demand.model in self.models - self.failed)
+            and (not model or model in self.models - self.failed)
             and (self.diarization or not demand.diarization)
         )
 
@@ -84,7 +88,8 @@ class ReadyQueue:
         """Removes the oldest job that some worker with a credit serves; returns it with that worker's name.
 
         The worker with the most credits gets it. A demand that no worker could ever serve as things stand goes to
-        any of its mode, so that the worker's refusal tells the user why, rather than a day's silence.
+        any of its mode, so that the worker's refusal tells the user why, rather than a day's silence; not while there
+        is a worker of which nothing is known.
         """
         offers = list(offers)
         best: tuple[int, Demand, str] | None = None
@@ -127,6 +132,8 @@ class ReadyQueue:
 
 def _choose(demand: Demand, offers: list[Offer]) -> str | None:
     same_mode = [offer for offer in offers if offer.mode is demand.mode]
-    serving = [offer for offer in same_mode if offer.serves(demand)] or same_mode
+    serving = [offer for offer in same_mode if offer.serves(demand)]
+    if not serving and all(offer.known for offer in same_mode):
+        serving = same_mode
     best = max(serving, key=lambda offer: offer.credits, default=None)
     return best.worker if best is not None and best.credits > 0 else None

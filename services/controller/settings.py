@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from services.runtime.settings import ProcessSettings
+from services.runtime.settings import ProcessSettings, header_token
 
 Mode = Literal["off", "optional", "required"]
 
@@ -62,10 +62,8 @@ class ControllerSettings(ProcessSettings):
 
     @field_validator("controller_token", "remote_worker_token")
     @classmethod
-    def _not_empty(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().strip():
-            raise ValueError("an empty token protects nothing; unset it, or give it a value")
-        return value
+    def _token(cls, value: SecretStr) -> SecretStr:
+        return header_token(value)
 
     @field_validator("remote_worker_url")
     @classmethod
@@ -80,7 +78,7 @@ class ControllerSettings(ProcessSettings):
     @classmethod
     def _listen(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        if not host or not (port.isascii() and port.isdigit()) or not 0 <= int(port) <= 65535:
             raise ValueError("must be host:port with a port from 0 (any free one) to 65535")
         return value
 

@@ -27,6 +27,9 @@ from services.runtime.errors import service_error
 
 log = structlog.get_logger()
 
+NOT_ALLOWED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+"""What the worker says of a wrong token, and a proxy before it (401 and 403)."""
+
 MODEL_STATES = {
     worker_pb2.MODEL_STATE_AVAILABLE: "available",
     worker_pb2.MODEL_STATE_LOADING: "loading",
@@ -138,17 +141,21 @@ class WorkerLink:
         return WorkerStatus(self.name, self.connected, self.last_seen_at, self._latency, self.capacity, self.error)
 
     def offer(self) -> Offer:
-        """What may be dispatched: the reported free slots less those that dispatches under way have spent."""
+        """What may be dispatched: the reported free slots less those that dispatches under way have spent.
+
+        A worker that is away takes nothing, and is remembered for what it could take.
+        """
         capacity = self.capacity
-        if capacity is None or not self.connected:
-            return Offer(self.url, self.mode, 0)
+        if capacity is None:
+            return Offer(self.url, self.mode, 0, known=False)
         return Offer(
             self.url,
             self.mode,
-            0 if capacity.draining else max(0, capacity.free - self._reserved),
+            max(0, capacity.free - self._reserved) if self.connected and not capacity.draining else 0,
             frozenset(model.name for model in capacity.models),
             frozenset(model.name for model in capacity.models if model.state == "failed"),
             bool(capacity.diarization),
+            capacity.default_model,
         )
 
     def reserve(self) -> None:
@@ -270,7 +277,7 @@ class WorkerLink:
         self._on_change()
 
     def _meaning(self, error: grpc.aio.AioRpcError) -> ServiceError:
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        if error.code() in NOT_ALLOWED:
             entry = ERRORS[Reason.REMOTE_WORKER_UNAUTHORIZED]
             message = f"{self.subject} refuses the token. {entry.action}, and restart both."
             return ServiceError(Reason.REMOTE_WORKER_UNAUTHORIZED, message)

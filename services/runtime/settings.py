@@ -82,6 +82,16 @@ def _allowed(details: ErrorDetails) -> str:
     return f"{said[0].lower()}{said[1:]}"
 
 
+def header_token(value: SecretStr) -> SecretStr:
+    """A token that can travel in a header. Raises ValueError that says what is wrong with it."""
+    token = value.get_secret_value()
+    if not token.strip():
+        raise ValueError("an empty token protects nothing; unset it, or give it a value")
+    if not token.isascii() or not token.isprintable() or token != token.strip():
+        raise ValueError("must be printable ASCII without spaces around it, since it travels in a header")
+    return value
+
+
 def is_secret(field: FieldInfo) -> bool:
     return "SecretStr" in str(field.annotation)
 

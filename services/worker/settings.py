@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from services.runtime.settings import ProcessSettings
+from services.runtime.settings import ProcessSettings, header_token
 
 AUTO = "auto"
 
@@ -111,13 +111,8 @@ class WorkerSettings(ProcessSettings):
 
     @field_validator("worker_token")
     @classmethod
-    def _not_empty(cls, value: SecretStr) -> SecretStr:
-        token = value.get_secret_value()
-        if not token.strip():
-            raise ValueError("an empty token protects nothing; give it a value")
-        if not token.isascii() or not token.isprintable() or token != token.strip():
-            raise ValueError("must be printable ASCII without spaces around it, since it travels in a header")
-        return value
+    def _token(cls, value: SecretStr) -> SecretStr:
+        return header_token(value)
 
     @field_validator("worker_tls_cert", "worker_tls_key")
     @classmethod

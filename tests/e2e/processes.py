@@ -42,7 +42,7 @@ class Processes:
                 start_new_session=True,
             )
         async with asyncio.timeout(READY_SECONDS):
-            while not await service.ready():  # noqa: ASYNC110 - another process has no event to wait for
+            while not await service.ready():
                 assert self._running[name].returncode is None, self.output(name)
                 await asyncio.sleep(0.05)
 

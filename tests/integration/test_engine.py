@@ -51,7 +51,7 @@ from tests.recordings import RATE, Example
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BUNDLED = Path(__file__).parents[2] / "models"
-DEADLINE = 60.0
+DEADLINE = 30.0
 MOST_WORD_ERRORS = 0.05
 SOON = Supervision(first_pause=0.1, longest_pause=0.2)
 
@@ -530,16 +530,22 @@ async def test_no_process_remains_after_a_stop(long: Long) -> None:
         assert "starts it again" not in Run(reports).failure.message
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 5, 10])
+@pytest.mark.parametrize("steps", range(6))
 async def test_no_process_remains_of_an_engine_that_is_stopped_while_it_starts(steps: int) -> None:
     before = children()
-    async with started() as engine:
+    async with started():
+        async with asyncio.timeout(DEADLINE):
+            while children() == before:  # noqa: ASYNC110 - no event tells of a process, and a pause would miss the moment
+                await asyncio.sleep(0)
         for _ in range(steps):
             await asyncio.sleep(0)
-        if steps > 1:
-            async with asyncio.timeout(DEADLINE):
-                while children() == before:
-                    await asyncio.sleep(0)  # noqa: ASYNC110 - what is looked for is over in a few steps of the loop
+    assert children() == before
+
+
+async def test_an_engine_that_is_stopped_at_once_starts_nothing() -> None:
+    before = children()
+    async with started():
+        pass
     assert children() == before
 
 

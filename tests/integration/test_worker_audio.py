@@ -107,6 +107,9 @@ async def test_a_full_disk_corrupts_nothing_and_a_later_try_succeeds(rig: Rig, m
         def __init__(self, file: BinaryIO) -> None:
             self.file = file
 
+        def fileno(self) -> int:
+            return self.file.fileno()
+
         def write(self, data: memoryview) -> int:
             left = room - self.file.tell()
             if left <= 0:

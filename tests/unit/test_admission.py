@@ -125,7 +125,8 @@ def test_a_recording_is_taken_up_to_the_limit_of_the_worker_that_takes_most() ->
     with pytest.raises(ServiceError) as caught:
         check_recording(recording(2001 * MB), [LARGE, DEMO])
     assert caught.value.reason is Reason.FILE_TOO_LARGE
-    assert "'long talk.mp3' has 2001 MB, more than the 2000 MB" in caught.value.message
+    assert "'long talk.mp3' has 2,098,200,576 bytes" in caught.value.message
+    assert "2,097,152,000 at most (2000 MB)" in caught.value.message
     assert "WORKER_MAX_FILE_MB" in caught.value.message
 
 

@@ -31,6 +31,7 @@ from services.controller.jobs import (
     Verb,
     WorkerRef,
     changed,
+    created,
     with_segments,
 )
 
@@ -238,3 +239,17 @@ def test_numbers_are_one_sequence_without_gaps_and_ordinals_count_the_segments()
     assert numbers == list(range(1, len(numbers) + 1))
     assert ordinals == list(range(len(ordinals)))
     assert len(ordinals) > 10
+
+
+@pytest.mark.parametrize(
+    ("mode", "states"),
+    [
+        (ExecutionMode.LOCAL, [JobState.QUEUED]),
+        (ExecutionMode.REMOTE, [JobState.QUEUED, JobState.QUEUED_REMOTE]),
+    ],
+)
+def test_a_new_job_is_told_from_its_first_state_on(mode: ExecutionMode, states: list[JobState]) -> None:
+    update = created(Job(JobId("j"), Owner("alice"), RECORDING, Options(), mode, NOW), NOW)
+    assert [change.state for change in update.changes] == states
+    assert [change.number for change in update.changes] == list(range(1, len(states) + 1))
+    assert (update.job.state, update.job.last_event) == (states[-1], len(states))

@@ -226,3 +226,23 @@ def test_ten_thousand_canceled_jobs_are_passed_over_once() -> None:
         waiting.discard(JobId(str(number)))
     assert waiting.oldest(REMOTE) == ["last"]
     assert steps(lambda: waiting.take([offer()])) < 200
+
+
+def test_nothing_goes_where_it_cannot_run_while_a_worker_is_not_known_yet() -> None:
+    unknown = Offer("b", REMOTE, 0, known=False)
+    waiting = queue("t", demand=TURBO)
+    assert waiting.take([offer("a"), unknown]) is None
+    assert waiting.take([offer("a")]) == (JobId("t"), "a")  # which refuses it, and says why
+
+
+def test_a_worker_that_is_away_is_waited_for_by_the_jobs_that_only_it_can_run() -> None:
+    away = offer("b", credits=0, models=frozenset({"turbo"}))
+    waiting = queue("t", demand=TURBO)
+    assert waiting.take([offer("a"), away]) is None
+    assert waiting.take([offer("a"), offer("b", models=frozenset({"turbo"}))]) == (JobId("t"), "b")
+
+
+def test_a_job_without_a_model_goes_where_the_default_can_be_loaded() -> None:
+    broken = offer("a", credits=5, default="demo", failed=frozenset({"demo"}))
+    assert queue("j").take([broken, offer("b", default="demo")]) == (JobId("j"), "b")
+    assert queue("j").take([broken]) == (JobId("j"), "a")  # which refuses it, and says why

@@ -8,7 +8,7 @@ from typing import get_args
 import pysubs2
 import pytest
 
-from gateway.transcripts import CONTENT_TYPES, Format, Segment, Transcript, Word, render
+from gateway.transcripts import CONTENT_TYPES, Format, Segment, Transcript, Turn, Word, render
 
 HOSTILE = "a <b>bold</b> & {\\an8} claim \\N 1 --> 2\n\n3\t# *x* \\h"
 
@@ -19,7 +19,7 @@ def transcript(*segments: tuple[str, str], filename: str = "talk.mp3") -> Transc
         for number, (text, speaker) in enumerate(segments)
     )
     speakers = tuple(dict.fromkeys(speaker for _, speaker in segments if speaker))
-    return Transcript("en", 3723.5, speakers, filename, made)
+    return Transcript("en", 3723.5, speakers, filename, made, tuple(Turn(0.0, 1.5, speaker) for speaker in speakers))
 
 
 def text_of(given: Transcript, form: Format) -> str:
@@ -46,7 +46,8 @@ def test_an_empty_transcript_is_no_fault(form: Format) -> None:
 
 def test_json() -> None:
     answer = json.loads(text_of(TALK, "json"))
-    assert list(answer) == ["language", "duration", "text", "segments", "speakers"]
+    assert list(answer) == ["language", "duration", "text", "segments", "speakers", "turns"]
+    assert answer["turns"][0] == {"start": 0.0, "end": 1.5, "speaker": "SPEAKER_00"}
     assert answer["text"] == "Hello there. Hi!"
     assert [segment["id"] for segment in answer["segments"]] == [0, 1, 2]
     assert answer["segments"][1]["speaker"] is None

@@ -79,8 +79,11 @@ class Store(Protocol):
 
     async def blob_in_use(self, sha256: str) -> bool: ...
 
-    async def create_jobs(self, jobs: Sequence[Job], request_id: str) -> tuple[Job, ...]:
+    async def create_jobs(self, created: Sequence[JobUpdate], request_id: str) -> tuple[Job, ...]:
         """The jobs, or those that the same owner created before with the same non-empty request id."""
+
+    async def jobs_of_request(self, owner: Owner, request_id: str) -> tuple[Job, ...]:
+        """In the order of their creation; none for a request that was never made."""
 
     async def get_job(self, job_id: JobId) -> Job | None: ...
 

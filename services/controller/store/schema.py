@@ -103,6 +103,7 @@ jobs = Table(
     Column("version", BigInteger, nullable=False),
     UniqueConstraint("owner", "request_id", "request_index"),
     Index("ix_jobs_owner_sequence", "owner", "sequence"),
+    Index("ix_jobs_owner_state_sequence", "owner", "state", "sequence"),
     Index("ix_jobs_state", "state"),
 )
 

@@ -6,8 +6,9 @@ Writers queue on one lock where the database has a single writer anyway, so none
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,11 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, event, exists, select
+from sqlalchemy import URL, Connection, event, exists, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.controller.jobs import (
-    ENDED,
     Change,
     FinalSegment,
     FinishedWork,
@@ -54,6 +54,7 @@ class SqlStore:
 
     async def open(self) -> None:
         try:
+            _require_sqlite_file(self._engine.url)
             async with self._engine.connect() as connection:
                 await connection.run_sync(migrate)
                 await connection.commit()
@@ -62,7 +63,7 @@ class SqlStore:
                 f"DATABASE_URL: the database is of a newer version than this program ({_first_line(error)}). Start that "
                 "version, or name another database."
             ) from error
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise StoreError(f"DATABASE_URL: the database cannot be used: {_first_line(error)}") from error
 
     async def close(self) -> None:
@@ -79,6 +80,14 @@ class SqlStore:
                 raise StoreFullError from error
             raise
 
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """One state of the database for several reads; a SQLite transaction sees one anyway."""
+        async with self._engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
     # --- uploads
 
     async def create_upload(self, upload: Upload) -> Upload:
@@ -88,6 +97,8 @@ class SqlStore:
                 await connection.execute(table.insert().values(rows.upload_row(upload)))
             return upload
         except IntegrityError:
+            if not upload.request_id:
+                raise
             same = (table.c.owner == upload.owner) & (table.c.request_id == upload.request_id)
             async with self._engine.connect() as connection:
                 row = (await connection.execute(select(table).where(same))).mappings().one()
@@ -120,24 +131,24 @@ class SqlStore:
 
     # --- jobs
 
-    async def create_jobs(self, jobs: Sequence[Job], request_id: str) -> tuple[Job, ...]:
+    async def create_jobs(self, created: Sequence[JobUpdate], request_id: str) -> tuple[Job, ...]:
         values = [
-            rows.job_row(job) | {"request_id": request_id or None, "request_index": index}
-            for index, job in enumerate(jobs)
+            rows.job_row(update.job) | {"request_id": request_id or None, "request_index": index}
+            for index, update in enumerate(created)
         ]
-        changes = [rows.change_row(job.id, _creation(job)) for job in jobs]
+        changes = [rows.change_row(update.job.id, change) for update in created for change in update.changes]
         try:
             async with self._write() as connection:
                 await connection.execute(schema.jobs.insert(), values)
                 await connection.execute(schema.events.insert(), changes)
-            return tuple(jobs)
+            return tuple(update.job for update in created)
         except IntegrityError:
-            known = await self._jobs_of_request(jobs[0].owner, request_id)
+            known = await self.jobs_of_request(created[0].job.owner, request_id)
             if not known:
                 raise
             return known
 
-    async def _jobs_of_request(self, owner: Owner, request_id: str) -> tuple[Job, ...]:
+    async def jobs_of_request(self, owner: Owner, request_id: str) -> tuple[Job, ...]:
         table = schema.jobs
         same = (table.c.owner == owner) & (table.c.request_id == request_id)
         return await self._select_jobs(select(table).where(same).order_by(table.c.request_index))
@@ -150,7 +161,7 @@ class SqlStore:
         table = schema.jobs
         query = select(table).where(table.c.owner == owner).order_by(table.c.sequence.desc()).limit(limit + 1)
         if token:
-            query = query.where(table.c.sequence < int(token))
+            query = query.where(table.c.sequence < _sequence(token))
         if state is not None:
             query = query.where(table.c.state == state.value)
         async with self._engine.connect() as connection:
@@ -160,8 +171,8 @@ class SqlStore:
 
     async def unfinished_jobs(self) -> Sequence[Job]:
         table = schema.jobs
-        ended = [state.value for state in ENDED]
-        return await self._select_jobs(select(table).where(table.c.state.not_in(ended)).order_by(table.c.sequence))
+        open_states = [state.value for state in JobState if not state.ended]
+        return await self._select_jobs(select(table).where(table.c.state.in_(open_states)).order_by(table.c.sequence))
 
     async def _select_jobs(self, query: Any) -> tuple[Job, ...]:
         async with self._engine.connect() as connection:
@@ -219,7 +230,7 @@ class SqlStore:
             return FinishedWork(value, frozenset(done.scalars()), plan["turns"])
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
-        async with self._engine.connect() as connection:
+        async with self._snapshot() as connection:
             changes = await _numbered(connection, schema.events, job_id, after, limit)
             segments = await _numbered(connection, schema.segments, job_id, after, limit)
         found: list[Change | FinalSegment] = [rows.change_of(row) for row in changes]
@@ -261,21 +272,35 @@ def migrate(connection: Connection) -> None:
 def _engine(url: str) -> AsyncEngine:
     engine = create_async_engine(url)
     if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "connect", _set_sqlite_pragmas)
+        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
 
-def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
+def _require_sqlite_file(url: URL) -> None:
+    """Here rather than on the driver's own thread, which outlives the loop that it was to tell of its failure."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        with closing(sqlite3.connect(url.database)) as database:
+            database.execute("PRAGMA schema_version")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    """Transactions begin where SQLAlchemy says: Python's own rules leave out reads, and commit at every CREATE TABLE."""
+    connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
 
-def _creation(job: Job) -> Change:
-    return Change(
-        job.last_event, job.created_at, job.state, job.stage, job.percent, job.message, job.attempt, job.error
-    )
+def _sequence(token: str) -> int:
+    if not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise ValueError("no page token of this store")
+    return int(token)
 
 
 async def _write_details(connection: AsyncConnection, update: JobUpdate) -> None:

@@ -20,7 +20,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 from faster_whisper.utils import download_model
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from services.worker.engine.catalog import ModelSource, initial_states, resolve
 from services.worker.engine.protocol import EngineSettings
@@ -127,7 +127,7 @@ class Models:
                 self._device == "cuda"
             ):  # cuBLAS and the kernels are looked up at the first use: better now than in a job
                 whisper.encode(np.zeros((1, whisper.feature_extractor.mel_filters.shape[0], 3000), np.float32))
-        except (RuntimeError, ValueError, OSError, KeyError) as error:
+        except Exception as error:  # the libraries raise plain ones for files that are damaged
             raise ModelFault(_load_failure(name, self._device, error)) from error
         revision = folder.name if source.repository else _content_hash(folder / "model.bin")
         return LoadedModel(name, revision, whisper.model.compute_type, _languages(whisper), whisper)
@@ -138,6 +138,11 @@ class Models:
             folder = Path(download_model(repository, local_files_only=True))
             if (folder / "model.bin").is_file():
                 return folder
+        except HFValidationError as error:
+            raise ModelFault(
+                f"The model {name!r} is no name of the hub: correct WORKER_MODEL or WORKER_MODELS, or point "
+                "WORKER_MODEL_DIR to the folder that holds the model's."
+            ) from error
         except OSError:
             log.info("model_not_in_cache", model=name, repository=repository)
         return _downloaded(name, repository, self._settings.hf_token)

@@ -68,6 +68,7 @@ class _Run:
     work: Work
     reports: asyncio.Queue[Report] = field(default_factory=asyncio.Queue)
     sent: bool = False
+    canceled: bool = False
 
 
 class Supervisor:
@@ -129,6 +130,7 @@ class Supervisor:
             if run.work.key == key and run.sent:
                 self._send(CancelWork(run.number))
             elif run.work.key == key:
+                run.canceled = True
                 run.reports.put_nowait(Canceled())
 
     async def _reports(self, run: _Run) -> AsyncIterator[Report]:
@@ -158,19 +160,19 @@ class Supervisor:
 
     async def _live(self) -> str:
         """Starts a child and serves it to its end; says how it ended."""
+        message = _STOPPED
         try:
             child, reader = await self._spawn()
-        except OSError as error:
-            return f"it cannot be started: {error}"
-        how = "it was stopped"
-        try:
             async with asyncio.TaskGroup() as group:
                 pings = group.create_task(self._watch(child), name="engine pings")
                 await self._read(reader)
                 pings.cancel()
             how = _how_ended(await self._ended(child))
+            message = _CRASHED.format(how=how)
+        except OSError as error:
+            return f"it cannot be started: {error}"
         finally:
-            await self._bury(child, how)
+            await self._bury(message)
         return how
 
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
@@ -227,22 +229,22 @@ class Supervisor:
             child.kill()
             return await child.wait()
 
-    async def _bury(self, child: asyncio.subprocess.Process, how: str) -> None:
+    async def _bury(self, message: str) -> None:
         """Leaves no process behind, also when this task is canceled: closing the pipe ends the child."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-        self._child = None
-        self._end_runs(_CRASHED.format(how=how), [run for run in self._runs.values() if run.sent])
+        child, self._child = self._child, None
+        self._end_runs(message, [run for run in self._runs.values() if run.sent])
         self._set_state(replace(self._state, ready=False, models=catalog.initial_states(self._settings)))
-        if child.returncode is None:
+        if child is not None and child.returncode is None:
             child.kill()
             await asyncio.shield(child.wait())
 
     # --- small things
 
     def _dispatch(self, run: _Run) -> None:
-        if self._writer is not None and not run.sent:
+        if self._writer is not None and not run.sent and not run.canceled:
             run.sent = True
             self._send(RunWork(run.number, run.work))
 

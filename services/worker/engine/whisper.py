@@ -17,6 +17,7 @@ from services.worker.pipeline.prepare import Samples
 from services.worker.work import Options, Segment, Word
 
 BEAM_SIZE = 5
+LOG_PROB_THRESHOLD, NO_SPEECH_THRESHOLD = -1.0, 0.6
 
 # The batched pipeline places the first word of a window by the end of the window before it. Rows are put so far apart
 # in its time that each is placed as if nothing went before: a resumed recording gets the words of an undisturbed one.
@@ -45,7 +46,7 @@ class WindowDecoder:
         self._pipeline.last_speech_timestamp = -_ROW_DISTANCE_SECONDS
         decoded = self._pipeline.forward(features, self._tokenizer, rows, self._options)
         return [
-            tuple(_segment(raw, row["offset"]) for raw in segments if raw["text"].strip())
+            tuple(_segment(raw, row["offset"]) for raw in segments if raw["text"].strip() and not _is_silence(raw))
             for row, segments in zip(rows, decoded, strict=True)
         ]
 
@@ -84,6 +85,11 @@ def detect_language(model: LoadedModel, audio: Sequence[Samples]) -> tuple[str, 
     return str(language), float(probability)
 
 
+def _is_silence(raw: dict[str, Any]) -> bool:
+    """What the model itself holds for no speech; the batched pipeline takes these thresholds and does not use them."""
+    return bool(raw["no_speech_prob"] > NO_SPEECH_THRESHOLD and raw["avg_logprob"] < LOG_PROB_THRESHOLD)
+
+
 def _segment(raw: dict[str, Any], offset: float) -> Segment:
     """As a value of ours; numbers become plain floats, since the front that unpickles them has no numpy."""
     words = tuple(_word(word, offset) for word in raw.get("words") or ())
@@ -106,8 +112,8 @@ def _transcription_options(tokenizer: Tokenizer, options: Options, words: bool) 
         length_penalty=1,
         repetition_penalty=1,
         no_repeat_ngram_size=0,
-        log_prob_threshold=-1.0,
-        no_speech_threshold=0.6,
+        log_prob_threshold=LOG_PROB_THRESHOLD,
+        no_speech_threshold=NO_SPEECH_THRESHOLD,
         compression_ratio_threshold=2.4,
         condition_on_previous_text=False,
         prompt_reset_on_temperature=0.5,

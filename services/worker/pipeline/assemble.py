@@ -12,6 +12,9 @@ from itertools import accumulate, groupby
 
 from services.worker.work import Segment, SpeakerTurn, Word
 
+MOMENT_SECONDS = 0.01
+"""What a word takes at least: alignment gives some words no length, and nobody speaks for no time."""
+
 
 def name_speakers(turns: Iterable[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
     """The turns in order of time, with speakers named in order of appearance."""
@@ -46,7 +49,7 @@ def _cut(segment: Segment, voices: _Voices) -> list[Segment]:
     words: list[Word] = []
     speaker = ""
     for word in segment.words:
-        speaker = voices.during(word.start, word.end, speaker)
+        speaker = voices.during(word.start, max(word.end, word.start + MOMENT_SECONDS), speaker)
         words.append(replace(word, speaker=speaker))
     return [_piece(speaker, tuple(run)) for speaker, run in groupby(words, key=lambda word: word.speaker)]
 

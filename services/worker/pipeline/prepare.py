@@ -16,6 +16,7 @@ import numpy as np
 from faster_whisper.vad import VadOptions, get_speech_timestamps, get_vad_model
 from numpy.typing import NDArray
 
+from services.contract.media import OPEN_OPTIONS
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.windows import SAMPLE_RATE, Span, SpeechWindow, plan_everything, plan_speech
 
@@ -44,7 +45,7 @@ def decode(path: Path, check: Callable[[], None]) -> Samples:
     """
     buffer = io.BytesIO()
     try:
-        with av.open(str(path), mode="r", metadata_errors="ignore") as container:
+        with av.open(str(path), mode="r", metadata_errors="ignore", options=OPEN_OPTIONS) as container:
             if not container.streams.audio:
                 raise WorkError("AUDIO_INVALID", _NO_STREAM)
             for frame in _resampled(_grouped(_frames(container)), check):

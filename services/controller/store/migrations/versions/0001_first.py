@@ -78,6 +78,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_owner_sequence", ["owner", "sequence"], unique=False)
+        batch_op.create_index("ix_jobs_owner_state_sequence", ["owner", "state", "sequence"], unique=False)
         batch_op.create_index("ix_jobs_state", ["state"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_upload_id"), ["upload_id"], unique=False)
 
@@ -147,6 +148,7 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_jobs_upload_id"))
         batch_op.drop_index("ix_jobs_state")
+        batch_op.drop_index("ix_jobs_owner_state_sequence")
         batch_op.drop_index("ix_jobs_owner_sequence")
 
     op.drop_table("jobs")
