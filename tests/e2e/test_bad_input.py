@@ -18,7 +18,7 @@ from scripts.demo import EXAMPLES
 from tests.e2e.conftest import MAX_UPLOAD_MB, System
 from tests.e2e.test_main_job import MONOLOGUE, ended, submit
 from tests.gateway import Browser
-from tests.sounds import cut_off, encode, tone, video
+from tests.recordings import cut_off, encode, tone, video
 
 TEXT = b"A shopping list, and no recording: milk, eggs, bread.\n" * 20
 

@@ -17,7 +17,7 @@ from benchmarks.corpus import make_corpus
 from benchmarks.scoring import word_errors
 from tests.e2e.processes import Processes, browsing, processes
 from tests.gateway import Browser, events_of
-from tests.sounds import encode, tone
+from tests.recordings import encode, tone
 
 END_SECONDS = 90.0
 LONG_SECONDS = 240.0
