@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-# What pip gets to install torch, first and alone. A host with a GPU wants a build of its own:
+# What pip gets to install torch, first and alone; nothing where no worker is to run. A host may want another build:
 #   make setup TORCH="torch==<version> --index-url <where that build is>"
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 EXTRAS ?= worker,test,dev
@@ -28,12 +28,12 @@ setup: $(STAMP)  ## makes .venv and installs into it; all others depend on it
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is older. Say which: make PYTHON=python3.11")'
 	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
-	echo "Installing into $(VENV) (torch first; minutes when nothing is cached) ..."
+	echo "Installing into $(VENV) (minutes when nothing is cached) ..."
 	mkdir -p $(BUILD)
-	$(PIP) install --quiet $(TORCH)
+	[ -z "$(TORCH)" ] || $(PIP) install --quiet $(TORCH)
 	# Held at what is installed now: anything else would pull gigabytes of another build.
-	{ grep -v '^torch==' constraints.txt; $(PIP) list --format freeze | grep '^torch=='; } > $(BUILD)/constraints.txt
-	$(PIP) install --quiet -c $(BUILD)/constraints.txt -e '.[$(EXTRAS)]'
+	{ grep -v '^torch==' constraints.txt; $(PIP) list --format freeze | grep '^torch==' || true; } > $(BUILD)/constraints.txt
+	$(PIP) install --quiet -c $(BUILD)/constraints.txt -e '.$(if $(EXTRAS),[$(EXTRAS)])'
 	touch $@
 
 .PHONY: demo
