@@ -57,8 +57,7 @@ def show(reports: Sequence[Report]) -> None:
             name = report.benchmark if row == 0 else ""
             table.add_row(name, figure.name, f"{figure.value:,.3f}", figure.unit, figure.bound, verdict)
         table.add_section()
-    console = Console()
-    console.print(table, width=max(console.width, 120))
+    Console(width=max(Console().width, 130)).print(table)
 
 
 def save(report: Report) -> Path:

@@ -28,7 +28,7 @@ from services.contract.limits import MEGABYTE
 log = structlog.get_logger()
 
 FIELD = "files"
-READ_BYTES = 512 * 1024
+READ_BYTES = 1024 * 1024
 """What is read and sent on at once. aiohttp reads parts twice as fast in such pieces as in its default of 8 KiB."""
 
 DISCARD_SECONDS = 5.0

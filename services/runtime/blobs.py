@@ -35,7 +35,8 @@ class PartialFile:
         self._path = path
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
-        self._piece = bytearray()
+        self._piece: list[bytes] = []
+        self._piece_size = 0
         self._writing: asyncio.Future[None] | None = None
         self._size = 0
         self._busy = threading.Lock()
@@ -57,9 +58,10 @@ class PartialFile:
         self._size = offset
 
     async def append(self, data: bytes) -> None:
-        self._piece += data
+        self._piece.append(data)
+        self._piece_size += len(data)
         self._size += len(data)
-        if len(self._piece) >= PIECE_BYTES:
+        if self._piece_size >= PIECE_BYTES:
             await self._flush()
 
     async def sync(self) -> int:
@@ -100,7 +102,7 @@ class PartialFile:
     async def _flush(self) -> None:
         await self._written()
         if self._piece:
-            piece, self._piece = self._piece, bytearray()
+            piece, self._piece, self._piece_size = self._piece, [], 0
             self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, piece)
 
     async def _written(self) -> None:
@@ -111,16 +113,17 @@ class PartialFile:
                 await asyncio.shield(self._writing)
             self._writing = None
 
-    def _write(self, piece: bytearray) -> None:
+    def _write(self, piece: list[bytes]) -> None:
         with self._busy:
             file = self._file
             if file is None:
                 return  # closed by a task that was canceled twice, and could not wait for this piece
-            _require_room(file, len(piece))
-            view = memoryview(piece)
-            while view:
-                view = view[file.write(view) :]
-            self._hash.update(piece)
+            _require_room(file, sum(map(len, piece)))
+            for data in piece:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                self._hash.update(data)
 
 
 class BlobFolder:

@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from services.contract.limits import MAX_MESSAGE_BYTES
+from services.contract.limits import FRAME_BYTES, MAX_MESSAGE_BYTES
 from services.contract.metadata import AUTHORIZATION, bearer
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.max_frame_size", FRAME_BYTES),
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),  # without it a stopped peer is noticed after 65 s

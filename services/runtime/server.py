@@ -13,11 +13,12 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.contract.limits import MAX_MESSAGE_BYTES
+from services.contract.limits import FRAME_BYTES, MAX_MESSAGE_BYTES
 from services.runtime.interceptors import BearerTokenInterceptor, ServiceErrorInterceptor, Translate
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.max_frame_size", FRAME_BYTES),
     ("grpc.so_reuseport", 0),  # else two servers share a port silently
     ("grpc.http2.min_ping_interval_without_data_ms", 2_000),  # below the clients' keepalive interval
     ("grpc.keepalive_time_ms", 5_000),
