@@ -171,6 +171,7 @@ async def _store(settings: ControllerSettings) -> AsyncIterator[SqlStore]:
 async def _prober() -> AsyncIterator[AudioProber]:
     prober = AudioProber()
     try:
+        await prober.start()
         yield prober
     finally:
         await prober.close()

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 import structlog
 
 from services.contract.errors import ERRORS, Reason, ServiceError
+from services.controller import wire
 from services.controller.attempt import Attempt, AttemptSettings, Ending, Stores
 from services.controller.jobs import WAITING, ExecutionMode, Job, JobError, JobId, JobState
-from services.controller.run_stream import LinkLostError
+from services.controller.run_stream import LinkLostError, upload_audio
 from services.controller.scheduling import ReadyQueue, demand_of
 from services.controller.store.protocol import Dispatch
 from services.controller.workers import WorkerLink
@@ -60,6 +61,7 @@ class Dispatcher:
         self._waiting: dict[JobId, ExecutionMode] = {}
         self._running: dict[JobId, Attempt] = {}
         self._refusals: dict[JobId, JobError] = {}
+        self._ahead: dict[str, JobId] = {}
         self._changed = asyncio.Event()
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
         self._tasks: asyncio.TaskGroup | None = None
@@ -127,6 +129,7 @@ class Dispatcher:
                     await self._changed.wait()
                     self._changed.clear()
                     self._dispatch_all(tasks)
+                    self._bring_ahead(tasks)
         finally:
             self._tasks = None
 
@@ -136,6 +139,27 @@ class Dispatcher:
             job_id, url = taken
             by_url[url].reserve()
             tasks.create_task(self._run_job(job_id, by_url[url]), name=f"job {job_id}")
+
+    def _bring_ahead(self, tasks: asyncio.TaskGroup) -> None:
+        """Each worker gets the recording of its next job while it works on another, so that no slot waits for it."""
+        for link in self._links:
+            job_id = self._queue.upcoming(link.offer()) if link.connected else None
+            if job_id is not None and self._ahead.get(link.url) != job_id:
+                self._ahead[link.url] = job_id
+                tasks.create_task(self._bring(link, job_id), name=f"bring {job_id}")
+
+    async def _bring(self, link: WorkerLink, job_id: JobId) -> None:
+        """Whatever is wrong is left to the dispatch, which tells people."""
+        job = await self._journal.store.get_job(job_id)
+        if job is None or job.state not in WAITING:
+            return
+        audio = wire.audio_message(job)
+        try:
+            sent = await upload_audio(link, audio, self._stores.blobs.path(audio.sha256))
+        except (LinkLostError, ServiceError, OSError) as error:
+            log.info("remote_audio_not_brought_ahead", job_id=job_id, worker=link.name, error=str(error))
+        else:
+            log.info("remote_audio_brought_ahead", job_id=job_id, worker=link.name, bytes=sent)
 
     async def _resume(self) -> None:
         jobs = await self._journal.store.unfinished_jobs()

@@ -19,7 +19,7 @@ ANSWER_SECONDS = 60.0
 
 
 class AudioProber:
-    """One file at a time; the child starts with the first and stays warm."""
+    """One file at a time; the child starts at the latest with the first, and stays warm."""
 
     def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._answer_seconds = answer_seconds
@@ -42,6 +42,11 @@ class AudioProber:
         if "error" in answer:
             raise ServiceError(Reason.AUDIO_INVALID, f"The file cannot be transcribed: {answer['error']}.")
         return float(str(answer["seconds"]))
+
+    async def start(self) -> None:
+        """Has the child ready before the first file comes: loading the codecs takes half a second."""
+        async with self._asking:
+            self._process = self._process or await self._start()
 
     async def close(self) -> None:
         async with self._asking:

@@ -100,6 +100,11 @@ async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path) ->
 
     Raises LinkLostError, and ServiceError when the worker refuses it.
     """
+    async with link.sending(audio.sha256):
+        return await _upload_audio(link, audio, path)
+
+
+async def _upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path) -> int:
     request = worker_pb2.StatAudioRequest(audio=audio)
     try:
         held = await link.stub.StatAudio(request, metadata=link.metadata, timeout=ANSWER_SECONDS)

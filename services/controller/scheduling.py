@@ -104,6 +104,15 @@ class ReadyQueue:
         del self._tickets[job_id]
         return job_id, best[2]
 
+    def upcoming(self, offer: Offer) -> JobId | None:
+        """The job that this worker would get first, if it had a credit; it stays in line."""
+        heads = [
+            (ticket, self._lines[demand].waiting[0][1])
+            for demand in list(self._lines)
+            if offer.serves(demand) and (ticket := self._head(demand)) is not None
+        ]
+        return min(heads)[1] if heads else None
+
     def oldest(self, mode: ExecutionMode) -> list[JobId]:
         """The head of every line of this mode: whoever has waited longest is among them."""
         heads = []

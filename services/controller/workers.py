@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import grpc
 import structlog
@@ -117,6 +118,7 @@ class WorkerLink:
         self._latency: float | None = None
         self._reserved = 0
         self._calls: set[Call] = set()
+        self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._backoff = Backoff(settings.interval_seconds / 8, settings.interval_seconds)
         self._connected = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -188,6 +190,13 @@ class WorkerLink:
     def drop(self, call: Call) -> None:
         self._calls.discard(call)
         call.cancel()
+
+    def sending(self, sha256: str) -> asyncio.Lock:
+        """Held by whoever brings this recording to the worker, which takes it from one only."""
+        lock = self._sending.get(sha256)
+        if lock is None:
+            lock = self._sending[sha256] = asyncio.Lock()
+        return lock
 
     async def close(self) -> None:
         await self._channel.close()

@@ -81,6 +81,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.diarization = "demo"
         self.max_concurrent = 0
         self.upload_limit: int | None = None
+        self.uploads = 0
         self._changed: set[asyncio.Event] = set()
         self._revision = 0
         self.server: Server | None = None
@@ -156,6 +157,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def PutAudio(self, requests: AsyncIterator[pb.PutAudioRequest], context: object) -> pb.PutAudioResponse:
         header = (await anext(requests)).header
+        self.uploads += 1
         content = self.audio.setdefault(header.audio.sha256, bytearray())
         async for request in requests:
             content += request.data

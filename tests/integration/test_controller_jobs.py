@@ -314,3 +314,26 @@ async def test_delete_removes_a_job_and_its_recording(client: Client, worker: Fa
     assert (await refusal(client.job(job_id))).reason is Reason.NOT_FOUND
     blobs = [path for path in (tmp_path / "data" / "blobs").rglob("*") if path.is_file()]
     assert blobs == []
+
+
+async def test_the_next_recording_is_at_the_worker_before_its_slot_is_free(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    first, second = await client.submit(0), await client.submit(1)
+    await client.wait(first, "running")
+    async with asyncio.timeout(10):
+        while len(worker.audio) < 2:  # noqa: ASYNC110 - the fake rings no bell
+            await asyncio.sleep(0.01)
+    assert (await client.job(second)).attempt == 0
+    assert worker.dispatched == [(first, 1)]
+
+
+async def test_one_recording_that_is_submitted_twice_is_sent_to_a_worker_once(tmp_path: Path) -> None:
+    worker = FakeWorker(slots=2)
+    await worker.start()
+    async with running_controller(tmp_path, remote_worker_url=f"http://127.0.0.1:{worker.port}") as client:
+        await client.wait_connected()
+        upload = await client.upload(wav(seconds=200))
+        for job in await client.create(upload, upload):
+            assert (await client.wait(job.job_id, "complete")).attempt == 1
+    assert worker.uploads == 1
+    await worker.stop()

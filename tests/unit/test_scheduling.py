@@ -246,3 +246,13 @@ def test_a_job_without_a_model_goes_where_the_default_can_be_loaded() -> None:
     broken = offer("a", credits=5, default="demo", failed=frozenset({"demo"}))
     assert queue("j").take([broken, offer("b", default="demo")]) == (JobId("j"), "b")
     assert queue("j").take([broken]) == (JobId("j"), "a")  # which refuses it, and says why
+
+
+def test_the_next_job_of_a_worker_is_known_before_it_has_room_and_stays_in_line() -> None:
+    waiting = queue("first", "second")
+    waiting.push(JobId("turbo"), TURBO)
+    full = offer(credits=0)
+    assert waiting.upcoming(full) == "first"
+    assert waiting.upcoming(offer(credits=0, models=frozenset({"turbo"}), mode=LOCAL)) is None
+    assert drain(waiting, offer(credits=1))[:2] == ["first", "second"]
+    assert waiting.upcoming(full) is None
