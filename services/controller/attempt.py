@@ -193,74 +193,74 @@ class Attempt:
     async def _follow(self) -> Ending:
         assert self._stream is not None
         while True:
-            answer = await self._next()
-            if answer is None:
+            events = await self._next()
+            if events is None:
                 continue
             self._backoff.succeeded()
-            ending = await self._take(answer.event)
-            await self._stream.send(wire.acknowledge_message(answer.event.number))
+            ending = await self._take(events)
+            await self._stream.send(wire.acknowledge_message(events[-1].number))
             if ending is not None:
                 await self._stream.finish()
                 return ending
 
-    async def _next(self) -> worker_pb2.RunResponse | None:
-        """The next event; None when the job has run for too long, which ends it. Only reachable time counts."""
+    async def _next(self) -> list[worker_pb2.Event] | None:
+        """The next events; None when the job has run for too long, which ends it. Only reachable time counts."""
         assert self._stream is not None
         left = None if self._abandoned else max(0.0, self._settings.run_seconds - self.job.run_seconds)
         begun = time.monotonic()
         try:
-            answer = await self._stream.read(left)
+            return await self._stream.events(left)
         except TimeoutError:
             await self._time_out()
             return None
         finally:
             ran = time.monotonic() - begun
             self.job = replace(self.job, run_seconds=self.job.run_seconds + ran)
-        if answer is None:
-            raise LinkLostError  # the worker ended the stream without an outcome: it is going away
-        return answer
 
-    async def _take(self, message: worker_pb2.Event) -> Ending | None:
-        """Makes an event durable. None: more will come."""
-        event = wire.worker_event(message)
-        ended = Ending.ENDED if isinstance(event, wire.OUTCOMES) else None
-        if self._abandoned:
+    async def _take(self, messages: list[worker_pb2.Event]) -> Ending | None:
+        """Makes events durable. None: more will come."""
+        ended = Ending.ENDED if messages[-1].WhichOneof("kind") == "outcome" else None
+        fresh = [message for message in messages if message.number > self.job.worker_event]
+        if self._abandoned or not fresh:
             return ended
-        if message.number <= self.job.worker_event:
-            return None
         try:
-            return await self._apply(message.number, event)
+            return await self._apply(fresh)
         except (ConflictError, TransitionError):  # it was canceled, or another attempt has it
             await self.abandon()
             return ended
 
-    async def _apply(self, number: int, event: wire.WorkerEvent | None) -> Ending | None:
+    async def _apply(self, messages: list[worker_pb2.Event]) -> Ending | None:
+        """All in one step, but for an outcome that ends the attempt and not the job's work."""
+        step = JobUpdate(self.job)
+        for message in messages:
+            event = wire.worker_event(message)
+            if isinstance(event, wire.Failed | wire.Canceled | wire.HandedBack):
+                if step.job is not self.job:
+                    self.job = await self._journal.record(step)
+                return await self._ended_early(message.number, event)
+            step = step.then(await self._update(step.job, message.number, event))
+        self.job = await self._journal.record(step)
+        return Ending.ENDED if self.job.state.ended else None
+
+    async def _update(self, job: Job, number: int, event: wire.WorkerEvent | None) -> JobUpdate:
         now = datetime.now(UTC)
-        worker = replace(self.job.worker, last_seen_at=now) if self.job.worker else None
-        job = replace(self.job, worker_event=number, worker=worker)
+        worker = replace(job.worker, last_seen_at=now) if job.worker else None
+        job = replace(job, worker_event=number, worker=worker)
         match event:
             case wire.StageReported(stage, detail):
-                update = changed(replace(job, stage=stage, message=detail), now)
+                return changed(replace(job, stage=stage, message=detail), now)
             case wire.ProgressReported(percent):
-                update = changed(replace(job, percent=max(percent, job.percent)), now)
+                return changed(replace(job, percent=max(percent, job.percent)), now)
             case Plan():
-                update = await self._planned(job, event)
+                return await self._planned(job, event)
             case wire.TurnsReported(payload):
-                update = JobUpdate(job, turns=payload)
+                return JobUpdate(job, turns=payload)
             case wire.WindowReported(index, segments):
-                update = await self._window_finished(job, index, segments)
+                return await self._window_finished(job, index, segments)
             case wire.Completed():
-                update = changed(job.complete(now), now)
-            case wire.Failed():
-                return await self._failed(job, event)
-            case wire.Canceled():
-                return await self._give_back("The worker gave the job up; it waits for another attempt.")
-            case wire.HandedBack(message):
-                return await self._give_back(message)
-            case None:
-                update = JobUpdate(job)
-        self.job = await self._journal.record(update)
-        return Ending.ENDED if self.job.state.ended else None
+                return changed(job.complete(now), now)
+            case _:
+                return JobUpdate(job)
 
     async def _planned(self, job: Job, plan: Plan) -> JobUpdate:
         known = (await self._journal.store.finished_work(job.id)).plan
@@ -282,6 +282,15 @@ class Attempt:
         return with_segments(job, index, segments)
 
     # --- ends
+
+    async def _ended_early(self, number: int, outcome: wire.Failed | wire.Canceled | wire.HandedBack) -> Ending:
+        match outcome:
+            case wire.Failed():
+                return await self._failed(replace(self.job, worker_event=number), outcome)
+            case wire.HandedBack(message):
+                return await self._give_back(message)
+            case _:
+                return await self._give_back("The worker gave the job up; it waits for another attempt.")
 
     async def _failed(self, job: Job, failure: wire.Failed) -> Ending:
         reason = Reason.__members__.get(failure.reason)

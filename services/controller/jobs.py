@@ -242,10 +242,22 @@ class JobUpdate:
     job: Job
     changes: tuple[Change, ...] = ()
     segments: tuple[FinalSegment, ...] = ()
-    finished_window: int | None = None
+    finished_windows: tuple[int, ...] = ()
     plan: Plan | None = None
     turns: bytes | None = None
     forget_finished_work: bool = False
+
+    def then(self, later: JobUpdate) -> JobUpdate:
+        """Both as one step; ``later`` was made from this one's job, and forgets nothing that this one adds."""
+        return JobUpdate(
+            later.job,
+            self.changes + later.changes,
+            self.segments + later.segments,
+            self.finished_windows + later.finished_windows,
+            later.plan or self.plan,
+            later.turns if later.turns is not None else self.turns,
+            self.forget_finished_work or later.forget_finished_work,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,4 +292,4 @@ def with_segments(job: Job, window: int, segments: tuple[Segment, ...]) -> JobUp
         for index, segment in enumerate(segments)
     )
     told = replace(job, last_event=job.last_event + len(final), segment_count=job.segment_count + len(final))
-    return JobUpdate(told, segments=final, finished_window=window)
+    return JobUpdate(told, segments=final, finished_windows=(window,))

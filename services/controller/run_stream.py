@@ -18,6 +18,11 @@ from services.runtime.errors import service_error
 ANSWER_SECONDS = 30.0
 """How long a worker may take to answer what costs it only a look at its own memory and disk."""
 
+TOGETHER_SECONDS = 0.005
+"""Events that come so close to one another are made durable in one step; the first waits no longer for it."""
+
+MOST_TOGETHER = 100
+
 GOODBYE_SECONDS = 5.0
 """How long the worker may take to end a stream whose outcome was acknowledged."""
 
@@ -34,6 +39,7 @@ class RunStream:
         self._call: Any = link.stub.Run(metadata=link.metadata)
         self._writing = asyncio.Lock()
         self._reading: asyncio.Future[Any] | None = None
+        self._broken: Exception | None = None
         link.carry(self._call)
 
     async def send(self, request: worker_pb2.RunRequest) -> None:
@@ -65,6 +71,27 @@ class RunStream:
         except grpc.aio.AioRpcError as error:
             raise meaning(error) from error
         return None if answer is grpc.aio.EOF else answer
+
+    async def events(self, seconds: float | None) -> list[worker_pb2.Event]:
+        """The next event and those close behind it, up to an outcome. Raises as `read`; the stream's end is a lost link."""
+        if self._broken is not None:
+            raise self._broken
+        events = [await self._event(seconds)]
+        while events[-1].WhichOneof("kind") != "outcome" and len(events) < MOST_TOGETHER:
+            try:
+                events.append(await self._event(TOGETHER_SECONDS))
+            except TimeoutError:
+                break
+            except (LinkLostError, ServiceError) as broken:  # told once those before it are taken
+                self._broken = broken
+                break
+        return events
+
+    async def _event(self, seconds: float | None) -> worker_pb2.Event:
+        answer = await self.read(seconds)
+        if answer is None:
+            raise LinkLostError  # the worker ended the stream without an outcome: it is going away
+        return answer.event
 
     async def answer(self) -> worker_pb2.Accepted:
         """The first message. Raises as `read`; silence is a lost link."""

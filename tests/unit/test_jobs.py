@@ -24,6 +24,7 @@ from services.controller.jobs import (
     JobUpdate,
     Options,
     Owner,
+    Plan,
     Recording,
     Segment,
     TransitionError,
@@ -214,14 +215,14 @@ def test_each_segment_is_an_event_of_its_own_behind_those_before() -> None:
         FinalSegment(5, 2, Segment(0.0, 1.0, "a")),
         FinalSegment(6, 3, Segment(1.0, 2.0, "b")),
     )
-    assert (update.job.last_event, update.job.segment_count, update.finished_window) == (6, 4, 6)
+    assert (update.job.last_event, update.job.segment_count, update.finished_windows) == (6, 4, (6,))
     assert update.changes == ()
 
 
 def test_a_window_without_words_is_finished_too_and_takes_no_number() -> None:
     before = replace(job(RUN), last_event=4, segment_count=2)
     update = with_segments(before, 0, ())
-    assert (update.job, update.segments, update.finished_window) == (before, (), 0)
+    assert (update.job, update.segments, update.finished_windows) == (before, (), (0,))
 
 
 def test_numbers_are_one_sequence_without_gaps_and_ordinals_count_the_segments() -> None:
@@ -253,3 +254,18 @@ def test_a_new_job_is_told_from_its_first_state_on(mode: ExecutionMode, states: 
     assert [change.state for change in update.changes] == states
     assert [change.number for change in update.changes] == list(range(1, len(states) + 1))
     assert (update.job.state, update.job.last_event) == (states[-1], len(states))
+
+
+def test_steps_that_follow_one_another_are_one_step() -> None:
+    job = Job(JobId("j"), Owner("alice"), RECORDING, Options(), ExecutionMode.LOCAL, NOW).start(NOW, 1, WORKER)
+    planned = JobUpdate(job, plan=Plan("f", "en", 60.0, b"plan"), forget_finished_work=True)
+    first = with_segments(planned.job, 0, (Segment(0.0, 1.0, " one"), Segment(1.0, 2.0, " two")))
+    told = changed(replace(first.job, percent=50.0), NOW)
+    second = with_segments(told.job, 1, (Segment(2.0, 3.0, " three"),))
+    step = planned.then(first).then(told).then(second)
+    assert step.job == second.job
+    assert step.finished_windows == (0, 1)
+    assert [segment.ordinal for segment in step.segments] == [0, 1, 2]
+    numbers = [*(segment.number for segment in step.segments), *(change.number for change in step.changes)]
+    assert sorted(numbers) == [1, 2, 3, 4]
+    assert (step.plan, step.forget_finished_work) == (planned.plan, True)
