@@ -17,6 +17,7 @@ from services.contract.limits import VERSION
 from services.controller import admission, wire
 from services.controller.dispatch import Dispatcher
 from services.controller.jobs import (
+    Change,
     ExecutionMode,
     FinishedWork,
     Job,
@@ -142,19 +143,20 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
     async def WatchJob(
         self, request: jobs_pb2.WatchJobRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
-        job_id = (await self._owned(request.owner, request.job_id)).id
+        job_id = JobId(request.job_id)
         last = request.after_event
         with self._watchers.watch(job_id) as woken:
-            while True:
+            job = await self._owned(request.owner, job_id)
+            ended = job.state.ended and last >= job.last_event
+            while not ended:
                 woken.clear()
-                job = await self._store.get_job(job_id)
-                while events := await self._store.events(job_id, last, EVENTS_A_READ):
-                    for event in events:
-                        yield wire.event_message(event)
-                        last = event.number
-                if job is None or (job.state.ended and last >= job.last_event):
-                    return
-                await woken.wait()
+                events = await self._store.events(job_id, last, EVENTS_A_READ)
+                for event in events:
+                    yield wire.event_message(event)
+                    last = event.number
+                    ended = isinstance(event, Change) and event.state.ended  # nothing follows it
+                if not ended and len(events) < EVENTS_A_READ:
+                    await woken.wait()
 
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
         job = await self._owned(request.owner, request.job_id)
