@@ -15,10 +15,10 @@ import pytest
 from gateway.sessions import CSRF_HEADER
 from scripts.batch.multipart import recording_body
 from scripts.demo import EXAMPLES
-from tests.e2e.conftest import MAX_UPLOAD_MB, System
 from tests.e2e.test_main_job import MONOLOGUE, ended, submit
 from tests.gateway import Browser
 from tests.recordings import cut_off, encode, tone, video
+from tests.system import MAX_UPLOAD_MB, System
 
 TEXT = b"A shopping list, and no recording: milk, eggs, bread.\n" * 20
 

@@ -20,8 +20,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from benchmarks.scoring import speaker_errors, word_errors
 from scripts.demo import EXAMPLES
 from services.contract.metadata import AUTHORIZATION, bearer
-from tests.e2e.conftest import System
 from tests.gateway import Browser
+from tests.system import System
 
 REFERENCES: dict[str, Any] = json.loads((EXAMPLES / "reference.json").read_text())
 CONVERSATION = next(name for name, reference in REFERENCES.items() if reference["speakers"] == 2)
