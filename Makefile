@@ -16,7 +16,6 @@ RUN := $(VENV)/bin/python
 PIP := $(VENV)/bin/pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 BUILD := .build
-PYTHONS := services gateway scripts tests benchmarks docs examples protos
 
 .PHONY: help
 help:  ## this list

@@ -26,7 +26,9 @@ README = ROOT / "README.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="docs/generate.py", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 when the README is not up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 when the README is not up to date"
+    )
     check: bool = parser.parse_args(arguments).check
     before = README.read_text(encoding="utf-8")
     after = before
@@ -57,7 +59,13 @@ def settings_table(kind: type[ProcessSettings]) -> str:
 
 def error_table() -> str:
     rows = (
-        (f"`{reason.value}`", f"{entry.meaning}.", f"{entry.action}.", "yes" if entry.retryable else "no", _status(reason))
+        (
+            f"`{reason.value}`",
+            f"{entry.meaning}.",
+            f"{entry.action}.",
+            "yes" if entry.retryable else "no",
+            _status(reason),
+        )
         for reason, entry in ERRORS.items()
     )
     return _table(("code", "means", "what to do", "may pass by itself", "HTTP"), rows)

@@ -10,6 +10,9 @@ if git rev-parse --verify --quiet origin/main >/dev/null; then
 else
   base=$(git rev-parse --verify --quiet main || true)
 fi
+if [ "$base" = "$(git rev-parse HEAD)" ] && git diff --quiet HEAD -- protos/bulkscribe; then
+  base=$(git rev-parse --verify --quiet HEAD^ || true) # on the main branch itself: what the last change did
+fi
 if [ -z "$base" ] || ! git cat-file -e "$base:protos/bulkscribe" 2>/dev/null; then
   echo "buf breaking: skipped, the main branch has no contracts to compare with."
   exit 0
