@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except LaunchError as error:
             print(f"{name} could not be measured: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+            return 130
         save(reports[-1])
     show(reports)
     return 0 if all(report.reached for report in reports) else 1
