@@ -68,7 +68,8 @@ class JobOptions(_Body):
     )
     diarization_enabled: bool | None = Field(default=None, description="Whether words get speakers.")
     diarization_max_duration_seconds: Annotated[float, Field(gt=0, le=LONGEST_DIARIZATION_SECONDS)] | None = Field(
-        default=None, description="Longest stretch that is diarized at once, in seconds."
+        default=None,
+        description="Longest stretch to diarize at once, in seconds; kept with the job, while workers diarize whole recordings.",
     )
     diarization_fast_switching: bool | None = Field(default=None, description="Shorter chunks with more overlap.")
     min_speakers: Speakers | None = Field(default=None, description="At least so many speakers.")

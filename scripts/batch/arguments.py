@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--diarization-max-duration",
         type=_seconds,
         metavar="S",
-        help="longest stretch that is diarized at once, in seconds",
+        help="longest stretch to diarize at once, in seconds (kept with the job; the worker diarizes whole recordings yet)",
     )
     add("--fast-switching", action="store_true", help="diarize shorter chunks with more overlap: finer turns, slower")
     add("--language", type=_name, metavar="CODE", help="spoken language, as en or de (detected)")
@@ -135,7 +135,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Path:
     path = _path(text)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path: {error.strerror}") from None
+    if not exists:
         raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
@@ -145,7 +149,10 @@ def _folder(text: str) -> Path:
 def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # no such user
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path: {error}") from None
 
 
 def _url(text: str) -> str:

@@ -151,10 +151,14 @@ def _lock(stack: contextlib.ExitStack, state_file: Path) -> None:
 
 def _state_file(given: Arguments) -> Path:
     """The file itself where a link was given, so that it is replaced and not the link."""
-    path = given.state.resolve()
-    if path.is_dir():
+    try:
+        path = given.state.resolve()
+        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
+    except (OSError, RuntimeError) as error:  # too long a name, a loop of links
+        raise WrongUse(f"the state file {str(given.state)!r} cannot be used: {error}") from error
+    if is_folder:
         raise WrongUse(f"the state file {str(given.state)!r} is a folder")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise WrongUse(f"there is no folder {str(path.parent)!r} for the state file")
     return path
 

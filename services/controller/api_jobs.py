@@ -155,6 +155,9 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
                     yield wire.event_message(event)
                     last = event.number
                     ended = isinstance(event, Change) and event.state.ended  # nothing follows it
+                if not events:
+                    now = await self._store.get_job(job_id)  # deleted, or watched from beyond its end
+                    ended = now is None or (now.state.ended and last >= now.last_event)
                 if not ended and len(events) < EVENTS_A_READ:
                     await woken.wait()
 
@@ -177,6 +180,7 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
         if not job.state.ended:
             raise ServiceError(Reason.JOB_NOT_ENDED, f"The job is {job.state.value}; cancel it first.")
         await self._store.delete_job(job.id)
+        self._watchers.notify(job.id)
         await self._recordings.remove_unused(job.recording.upload_id)
         log.info("job_deleted", job_id=job.id)
         return jobs_pb2.DeleteJobResponse()

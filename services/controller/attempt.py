@@ -21,6 +21,7 @@ from services.controller.jobs import (
     ExecutionMode,
     Job,
     JobError,
+    JobId,
     JobUpdate,
     Plan,
     Segment,
@@ -44,11 +45,16 @@ CRASHES_ALLOWED = 3
 """Attempts that an engine's death may cost a job: after so many it is the recording that kills it."""
 
 
+NOT_HELD = frozenset({Reason.ATTEMPT_UNKNOWN, Reason.ATTEMPT_STALE, Reason.STREAM_TAKEN_OVER})
+"""What a worker says of an attempt that it does not have for this controller."""
+
+
 class Ending(Enum):
     """How the controller goes on with the job."""
 
     ENDED = "ended"
     LOST = "lost"  # the job waits for its next attempt
+    CRASHED = "crashed"  # so it does, but not for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,8 @@ class Attempt:
         capacity = None
         try:
             await self._upload()
+            if self._abandoned:
+                return Ending.ENDED
             accepted = await self._ask()
             capacity = capacity_of(accepted.capacity)
         finally:
@@ -124,9 +132,11 @@ class Attempt:
     async def _upload(self) -> None:
         audio = wire.audio_message(self.job)
         begun = time.monotonic()
-        sent = await upload_audio(self.link, audio, self._stores.blobs.path(audio.sha256))
+        path = self._stores.blobs.path(audio.sha256)
+        sent = await upload_audio(self.link, audio, path, lambda: not self._abandoned)
         if sent:
-            self._log.info("remote_audio_uploaded", bytes=sent, seconds=round(time.monotonic() - begun, 3))
+            seconds = round(time.monotonic() - begun, 3)
+            self._log.info(self.link.event("audio_uploaded"), bytes=sent, seconds=seconds)
 
     async def _ask(self) -> worker_pb2.Accepted:
         store = self._journal.store
@@ -145,16 +155,15 @@ class Attempt:
         gpu = self.link.capacity is not None and self.link.capacity.gpu
         worker = WorkerRef(self.link.url, worker_job_id, gpu, now)
         self.job = await self._journal.record(changed(self.job.start(now, self.number, worker), now))
-        remote = self.job.mode is ExecutionMode.REMOTE
-        self._log.info("remote_job_started" if remote else "local_job_started", worker_job_id=worker_job_id)
+        self._log.info(self.link.event("job_started"), worker_job_id=worker_job_id)
 
     # --- follow
 
     async def _follow_through(self) -> Ending:
         try:
             return await self._follow()
-        except LinkLostError:
-            self._log.warning("remote_stream_lost")
+        except (LinkLostError, ServiceError) as error:
+            self._log.warning(self.link.event("stream_lost"), error=str(error))
             return await self._attach_and_follow()
         finally:
             self._close()
@@ -167,7 +176,10 @@ class Attempt:
             except LinkLostError:
                 await asyncio.sleep(self._backoff.failed())
             except ServiceError as error:
-                self._log.warning("remote_attempt_lost", reason=error.reason.value)
+                self._log.warning(self.link.event("attempt_lost"), reason=error.reason.value, error=error.message)
+                if error.reason not in NOT_HELD:  # a fault on the way; the attempt itself goes on
+                    await asyncio.sleep(self._backoff.failed())
+                    continue
                 return await self._give_back("The worker lost the job; it goes on from what was finished.")
         self._log.warning("remote_lease_over")
         return await self._give_back("The worker could not be reached; another one goes on.")
@@ -294,13 +306,18 @@ class Attempt:
 
     async def _failed(self, job: Job, failure: wire.Failed) -> Ending:
         reason = Reason.__members__.get(failure.reason)
-        if reason is not None and ERRORS[reason].retryable and self.number < CRASHES_ALLOWED:
-            self._log.warning("remote_attempt_failed", reason=failure.reason, error=failure.message)
-            return await self._give_back(failure.message)
+        if reason is not None and ERRORS[reason].retryable and not await self._crashed_too_often():
+            self._log.warning(self.link.event("attempt_failed"), reason=failure.reason, error=failure.message)
+            ending = await self._give_back(failure.message)
+            return Ending.CRASHED if ending is Ending.LOST else ending
         code = Reason.REMOTE_FAILED if job.mode is ExecutionMode.REMOTE else Reason.LOCAL_FAILED
         now = datetime.now(UTC)
         self.job = await self._journal.record(changed(job.fail(now, JobError(code.value, failure.message)), now))
         return Ending.ENDED
+
+    async def _crashed_too_often(self) -> bool:
+        """Attempts that were lost otherwise are no fault of the recording."""
+        return await self._journal.store.crashes(self.job.id) + 1 >= CRASHES_ALLOWED
 
     async def _time_out(self) -> None:
         now = datetime.now(UTC)
@@ -330,3 +347,24 @@ class Attempt:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+async def dismiss(link: WorkerLink, job_id: JobId, number: int) -> None:
+    """Has the worker stop an attempt that nobody wants any more, and forget it. When the link is lost before that, the
+    worker names the attempt again once it is back."""
+    stream = RunStream(link)
+    try:
+        await stream.send(wire.give_up_message(job_id, number))
+        await stream.answer()
+        while True:
+            events = await stream.events(None)
+            await stream.send(wire.acknowledge_message(events[-1].number))
+            if events[-1].WhichOneof("kind") == "outcome":
+                await stream.finish()
+                break
+    except (LinkLostError, ServiceError) as error:
+        log.info("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name, error=str(error))
+    else:
+        log.info("remote_attempt_dismissed", job_id=job_id, attempt=number, worker=link.name)
+    finally:
+        stream.close()

@@ -7,16 +7,19 @@ nothing happened to. The queue is in memory; the store is what it is made from a
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
+from functools import partial
 
 import structlog
 
 from services.contract.errors import ERRORS, Reason, ServiceError
 from services.controller import wire
-from services.controller.attempt import Attempt, AttemptSettings, Ending, Stores
+from services.controller.attempt import Attempt, AttemptSettings, Ending, Stores, dismiss
 from services.controller.jobs import WAITING, ExecutionMode, Job, JobError, JobId, JobState
 from services.controller.run_stream import LinkLostError, upload_audio
 from services.controller.scheduling import ReadyQueue, demand_of
@@ -36,6 +39,16 @@ LATE_SHARE = 0.1
 """How late a wait may be ended, of the time that it may take."""
 
 
+class Place(Enum):
+    """Where a job goes on waiting."""
+
+    FRONT = "front"  # it had its turn, and lost it through no fault of its own
+    BACK = "back"
+
+
+Work = Callable[[], Awaitable[Place | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class DispatchSettings:
     """All in seconds, as the settings of the same names."""
@@ -47,7 +60,10 @@ class DispatchSettings:
 
 
 class Dispatcher:
-    """Owns the queue and the running attempts. ``want_local`` starts the local worker, once there is a job for it."""
+    """Owns the queue and the running attempts. ``want_local`` starts the local worker, once there is a job for it.
+
+    Invariant: a job is in at most one task's hand; whoever comes for it meanwhile comes again when it was let go.
+    """
 
     def __init__(
         self, stores: Stores, links: list[WorkerLink], settings: DispatchSettings, want_local: Callable[[], None]
@@ -59,9 +75,13 @@ class Dispatcher:
         self._settings = settings
         self._queue = ReadyQueue()
         self._waiting: dict[JobId, ExecutionMode] = {}
+        self._deadlines: list[tuple[float, JobId]] = []
+        self._in_hand: set[JobId] = set()
+        self._taken_meanwhile: set[JobId] = set()
         self._running: dict[JobId, Attempt] = {}
         self._refusals: dict[JobId, JobError] = {}
         self._ahead: dict[str, JobId] = {}
+        self._held_early: list[tuple[WorkerLink, list[tuple[str, int]]]] = []
         self._changed = asyncio.Event()
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
         self._tasks: asyncio.TaskGroup | None = None
@@ -82,19 +102,25 @@ class Dispatcher:
 
     def forget(self, job_id: JobId) -> None:
         """The job was canceled in the store: it leaves the queue, or its worker is told."""
-        self._queue.discard(job_id)
-        self._waiting.pop(job_id, None)
-        self._refusals.pop(job_id, None)
+        self._leave_line(job_id)
         attempt = self._running.get(job_id)
         if attempt is not None and self._tasks is not None:
             self._tasks.create_task(attempt.abandon(), name=f"abandon {job_id}")
 
     def worker_holds(self, link: WorkerLink, held: list[tuple[str, int]]) -> None:
         """A worker that was just heard names its attempts: those that nobody here follows are settled."""
-        for job_id, number in held:
-            running = self._running.get(JobId(job_id))
-            if self._tasks is not None and (running is None or (running.link, running.number) != (link, number)):
-                self._tasks.create_task(self._settle(link, JobId(job_id), number), name=f"settle {job_id}/{number}")
+        if self._tasks is None:  # what is ours is not known yet
+            self._held_early.append((link, held))
+            return
+        for name, number in held:
+            job_id = JobId(name)
+            running = self._running.get(job_id)
+            if running is not None and (running.link, running.number) == (link, number):
+                continue
+            if job_id in self._in_hand:
+                self._tasks.create_task(self._dismiss_stale(link, job_id, number), name=f"dismiss {job_id}/{number}")
+            else:
+                self._take_in_hand(job_id, partial(self._settle, link, job_id, number))
 
     def wait_mark(self) -> float:
         """Where a job that begins to wait now stands on the clock that its wait is measured by."""
@@ -120,133 +146,152 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatches until it is canceled; running attempts go on at their workers."""
+        jobs = await self._journal.store.unfinished_jobs()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                await self._resume()
+                self._resume(jobs)
                 tasks.create_task(self._expire_waiting(), name="expire waiting jobs")
                 while True:
                     await self._changed.wait()
                     self._changed.clear()
-                    self._dispatch_all(tasks)
+                    self._dispatch_all()
                     self._bring_ahead(tasks)
         finally:
             self._tasks = None
 
-    def _dispatch_all(self, tasks: asyncio.TaskGroup) -> None:
+    def _resume(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.state is JobState.RUNNING:
+                self._take_in_hand(job.id, partial(self._resume_job, job.id))
+            else:
+                self._enqueue(job)
+        log.info("jobs_resumed", waiting=len(self._queue), running=len(self._in_hand))
+        early, self._held_early = self._held_early, []
+        for link, held in early:
+            self.worker_holds(link, held)
+        self._changed.set()
+
+    def _dispatch_all(self) -> None:
         by_url = {link.url: link for link in self._links}
         while taken := self._queue.take(link.offer() for link in self._links):
             job_id, url = taken
-            by_url[url].reserve()
-            tasks.create_task(self._run_job(job_id, by_url[url]), name=f"job {job_id}")
+            if job_id in self._in_hand:
+                self._taken_meanwhile.add(job_id)
+            else:
+                by_url[url].reserve()
+                self._take_in_hand(job_id, partial(self._run_job, job_id, by_url[url]))
 
     def _bring_ahead(self, tasks: asyncio.TaskGroup) -> None:
         """Each worker gets the recording of its next job while it works on another, so that no slot waits for it."""
         for link in self._links:
             job_id = self._queue.upcoming(link.offer()) if link.connected else None
-            if job_id is not None and self._ahead.get(link.url) != job_id:
+            if job_id is not None and job_id not in self._ahead.values():
                 self._ahead[link.url] = job_id
                 tasks.create_task(self._bring(link, job_id), name=f"bring {job_id}")
 
     async def _bring(self, link: WorkerLink, job_id: JobId) -> None:
         """Whatever is wrong is left to the dispatch, which tells people."""
-        job = await self._journal.store.get_job(job_id)
-        if job is None or job.state not in WAITING:
-            return
-        audio = wire.audio_message(job)
         try:
-            sent = await upload_audio(link, audio, self._stores.blobs.path(audio.sha256))
-        except (LinkLostError, ServiceError, OSError) as error:
+            job = await self._journal.store.get_job(job_id)
+            if job is None or job.state not in WAITING:
+                return
+            audio = wire.audio_message(job)
+            sent = await upload_audio(link, audio, self._stores.blobs.path(audio.sha256), lambda: True)
+        except Exception as error:  # noqa: BLE001 - see above
             log.info("remote_audio_not_brought_ahead", job_id=job_id, worker=link.name, error=str(error))
         else:
             log.info("remote_audio_brought_ahead", job_id=job_id, worker=link.name, bytes=sent)
 
-    async def _resume(self) -> None:
-        jobs = await self._journal.store.unfinished_jobs()
-        for job in jobs:
-            link = self._link_of(job)
-            if job.state is not JobState.RUNNING:
-                self._enqueue(job)
-            elif link is not None:
-                self._attach(job, job.attempt, link)
-            else:
-                await self._requeue_orphan(job)
-        log.info("jobs_resumed", waiting=len(self._queue), running=len(self._running))
+    # --- who has a job in hand, and who waits
+
+    def _take_in_hand(self, job_id: JobId, work: Work) -> None:
+        """Starts a task that sees the job through; nobody else touches the job meanwhile."""
+        if self._tasks is not None and job_id not in self._in_hand:
+            self._in_hand.add(job_id)
+            self._tasks.create_task(self._see_through(job_id, work), name=f"job {job_id}")
+
+    async def _see_through(self, job_id: JobId, work: Work) -> None:
+        """Whatever happens to the store, the disk or the link: one job's trouble must not end the others."""
+        waiting: Job | None = None
+        place: Place | None = None
+        try:
+            while True:
+                try:
+                    place = await work()
+                    job = await self._journal.store.get_job(job_id)
+                    waiting = job if job is not None and job.state in WAITING else None
+                    break
+                except Exception:
+                    log.exception("remote_job_interrupted", job_id=job_id)
+                    await asyncio.sleep(self._backoff.failed())
+                    work = partial(self._resume_job, job_id)
+        finally:
+            self._in_hand.discard(job_id)
+            self._running.pop(job_id, None)
+        if job_id in self._taken_meanwhile:
+            self._taken_meanwhile.discard(job_id)
+            place = place or Place.FRONT
+        if waiting is not None and place is not None:
+            self._enqueue(waiting, place)
         self._changed.set()
 
-    def _link_of(self, job: Job) -> WorkerLink | None:
-        url = job.worker.url if job.worker else None
-        return next((link for link in self._links if link.url == url), None)
-
-    async def _requeue_orphan(self, job: Job) -> None:
-        mark = self._stores.clock.read()
-        text = "Its worker is gone; the job waits for another."
-        waiting = await self._journal.change_if_allowed(job.id, lambda current: current.requeue(text, mark))
-        if waiting is not None:
-            self._enqueue(waiting, front=True)
-
-    def _enqueue(self, job: Job, front: bool = False) -> None:
+    def _enqueue(self, job: Job, place: Place | None = None) -> None:
         if job.mode is ExecutionMode.LOCAL:
             self._want_local()
+        elif job.id not in self._waiting:
+            heapq.heappush(self._deadlines, (job.wait_mark, job.id))
         self._waiting[job.id] = job.mode
-        put = self._queue.push_front if front else self._queue.push
+        put = self._queue.push_front if place is Place.FRONT else self._queue.push
         put(job.id, demand_of(job))
+
+    def _leave_line(self, job_id: JobId) -> None:
+        self._queue.discard(job_id)
+        self._waiting.pop(job_id, None)
+        self._refusals.pop(job_id, None)
 
     # --- one job
 
-    async def _run_job(self, job_id: JobId, link: WorkerLink) -> None:
-        """Dispatches a job for which a credit was reserved."""
-        job = await self._journal.store.get_job(job_id)
-        if job is None or job.state not in WAITING:
-            link.release()
-            return
-        number = next_attempt(job, await self._journal.store.last_dispatch(job_id), link.url)
-        attempt = self._begin(job, number, link)
+    async def _run_job(self, job_id: JobId, link: WorkerLink) -> Place | None:
+        """Dispatches a job for which a credit was reserved. Returns where it goes on waiting, if it does."""
+        attempt: Attempt | None = None
+        try:
+            job = await self._journal.store.get_job(job_id)
+            if job is None or job.state not in WAITING:
+                self._leave_line(job_id)
+                return None
+            number = next_attempt(job, await self._journal.store.last_dispatch(job_id), link.url)
+            attempt = self._begin(job, number, link)
+        finally:
+            if attempt is None:
+                link.release()
         try:
             ending = await attempt.dispatch()
         except ServiceError as refusal:
-            await self._refused(attempt, refusal)
+            return await self._refused(attempt, refusal)
         except LinkLostError:
             log.info("remote_dispatch_interrupted", job_id=job_id, worker=link.name)
-            await self._back_in_line(job_id)
-        except Exception:  # noqa: BLE001 - one job's fault (a full disk, a bug) must not end the others
-            await self._recover(attempt)
-        else:
-            await self._ended(attempt, ending)
-        finally:
-            self._done(attempt)
+            if link.connected:  # whatever it is, it is not the link
+                await asyncio.sleep(self._backoff.failed())
+            return Place.FRONT
+        return await self._ended(attempt, ending)
 
-    def _attach(self, job: Job, number: int, link: WorkerLink, abandoned: bool = False) -> None:
-        assert self._tasks is not None
-        attempt = self._begin(job, number, link)
-        self._tasks.create_task(self._run_attached(attempt, abandoned), name=f"job {job.id}")
+    async def _follow_job(self, job: Job, link: WorkerLink) -> Place | None:
+        attempt = self._begin(job, job.attempt, link)
+        return await self._ended(attempt, await attempt.attach())
 
-    async def _run_attached(self, attempt: Attempt, abandoned: bool) -> None:
-        try:
-            if abandoned:
-                await attempt.abandon()
-            await self._ended(attempt, await attempt.attach())
-        except Exception:  # noqa: BLE001 - one job's fault (a full disk, a bug) must not end the others
-            await self._recover(attempt)
-        finally:
-            self._done(attempt)
-
-    async def _recover(self, attempt: Attempt) -> None:
-        """Goes on, after a pause, from what the store holds."""
-        job_id, tasks = attempt.job.id, self._tasks
-        log.exception("job_interrupted", job_id=job_id, attempt=attempt.number)
-        await asyncio.sleep(self._backoff.failed())
-        if tasks is not None:
-            tasks.create_task(self._resume_job(job_id), name=f"resume {job_id}")
-
-    async def _resume_job(self, job_id: JobId) -> None:
+    async def _resume_job(self, job_id: JobId) -> Place | None:
+        """Goes on from what the store holds."""
         job = await self._journal.store.get_job(job_id)
-        link = self._link_of(job) if job is not None else None
-        if job is not None and job.state is JobState.RUNNING and link is not None:
-            self._attach(job, job.attempt, link)
-        else:
-            await self._back_in_line(job_id)
-            self._changed.set()
+        if job is None or job.state is not JobState.RUNNING:
+            return Place.FRONT
+        url = job.worker.url if job.worker else None
+        link = next((link for link in self._links if link.url == url), None)
+        if link is not None:
+            return await self._follow_job(job, link)
+        mark, text = self._stores.clock.read(), "Its worker is gone; the job waits for another."
+        await self._journal.change_if_allowed(job_id, lambda current: current.requeue(text, mark))
+        return Place.FRONT
 
     def _begin(self, job: Job, number: int, link: WorkerLink) -> Attempt:
         others = any(other is not link and other.mode is link.mode for other in self._links)
@@ -258,30 +303,19 @@ class Dispatcher:
         self._waiting.pop(job.id, None)
         return attempt
 
-    def _done(self, attempt: Attempt) -> None:
-        if self._running.get(attempt.job.id) is attempt:
-            del self._running[attempt.job.id]
-        self._changed.set()
-
-    async def _ended(self, attempt: Attempt, ending: Ending) -> None:
+    async def _ended(self, attempt: Attempt, ending: Ending) -> Place | None:
         job_id = attempt.job.id
         self._backoff.succeeded()
         self._refusals.pop(job_id, None)
         await self._journal.store.end_attempt(job_id, attempt.number, ending.value, datetime.now(UTC))
-        if ending is Ending.LOST:
-            await self._back_in_line(job_id)
+        return None if ending is Ending.ENDED else Place.FRONT
 
-    async def _back_in_line(self, job_id: JobId, front: bool = True) -> None:
-        job = await self._journal.store.get_job(job_id)
-        if job is not None and job.state in WAITING:
-            self._enqueue(job, front)
-
-    async def _refused(self, attempt: Attempt, refusal: ServiceError) -> None:
+    async def _refused(self, attempt: Attempt, refusal: ServiceError) -> Place | None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""
         job, link = attempt.job, attempt.link
         await self._journal.store.end_attempt(job.id, attempt.number, "refused", datetime.now(UTC))
         log.warning(
-            "remote_dispatch_refused",
+            link.event("dispatch_refused"),
             job_id=job.id,
             worker=link.name,
             reason=refusal.reason.value,
@@ -290,35 +324,45 @@ class Dispatcher:
         if refusal.reason in OF_CAPACITY:
             link.hold()
             await asyncio.sleep(self._backoff.failed())
-            await self._back_in_line(job.id)
-            return
+            return Place.FRONT
         if refusal.retryable:  # behind the others, which may fit where this one does not
             said = f"{link.subject} cannot take the job now: {refusal.message}"
             self._refusals[job.id] = JobError(refusal.reason.value, said)
             await asyncio.sleep(self._backoff.failed())
-            await self._back_in_line(job.id, front=False)
-            return
+            return Place.BACK
         self._refusals.pop(job.id, None)
         remote = job.mode is ExecutionMode.REMOTE
         code = Reason.REMOTE_DISPATCH_FAILED if remote else Reason.LOCAL_DISPATCH_FAILED
         error = JobError(code.value, refusal.message)
         await self._journal.change_if_allowed(job.id, lambda current: current.fail(datetime.now(UTC), error))
+        return None
 
-    async def _settle(self, link: WorkerLink, job_id: JobId, number: int) -> None:
-        """Decides about an attempt that a worker holds: follow it, or have it stopped and forgotten."""
+    # --- attempts that workers hold and nobody here follows
+
+    async def _settle(self, link: WorkerLink, job_id: JobId, number: int) -> Place | None:
+        """Follows an attempt that was found, or has it stopped and forgotten."""
         job = await self._journal.store.get_job(job_id)
-        if job is None or job_id in self._running:
-            return  # another controller's, or in good hands
         asked = await self._journal.store.last_dispatch(job_id)
-        ours = asked is not None and (asked.number, asked.worker_url) == (number, link.url)
+        if job is None or asked is None:
+            return None  # another controller's
+        ours = (asked.number, asked.worker_url) == (number, link.url)
         if job.state in WAITING and ours:
             self._queue.discard(job_id)
             link.reserve()
-            await self._run_job(job_id, link)
-        elif job.state is JobState.RUNNING and job.attempt == number and ours:
-            self._attach(job, number, link)
-        else:
-            self._attach(job, number, link, abandoned=True)
+            return await self._run_job(job_id, link)
+        if job.state is JobState.RUNNING and job.attempt == number and ours:
+            return await self._follow_job(job, link)
+        await dismiss(link, job_id, number)
+        return None
+
+    async def _dismiss_stale(self, link: WorkerLink, job_id: JobId, number: int) -> None:
+        """The job goes on elsewhere, or in another attempt: this one is stopped, so that its slot is free."""
+        try:
+            asked = await self._journal.store.last_dispatch(job_id)
+            if asked is not None and (asked.number, asked.worker_url) != (number, link.url):
+                await dismiss(link, job_id, number)
+        except Exception:
+            log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)
 
     # --- waiting has an end
 
@@ -326,30 +370,28 @@ class Dispatcher:
         clock, saved = self._stores.clock, self._stores.clock.read()
         longest = min(CLOCK_SAVE_SECONDS, self._settings.capacity_seconds * LATE_SHARE)
         while True:
-            pause = min([longest, *[max(left, 0.05) for left in await self._expire_heads()]])
+            try:
+                pause = min(longest, max(await self._expire_oldest(), 0.05))
+                if clock.read() - saved >= CLOCK_SAVE_SECONDS:
+                    saved = clock.read()
+                    await self._journal.store.write_wait_clock(saved)
+            except Exception:
+                log.exception("remote_capacity_waits_not_checked")
+                pause = longest
             await asyncio.sleep(pause)
-            if clock.read() - saved >= CLOCK_SAVE_SECONDS:
-                saved = clock.read()
-                await self._journal.store.write_wait_clock(saved)
 
-    async def _expire_heads(self) -> list[float]:
-        """Fails the jobs at the heads that waited too long; returns the seconds that the others have left."""
-        left = []
-        for job_id in self._queue.oldest(ExecutionMode.REMOTE):
-            job = await self._journal.store.get_job(job_id)
-            if job is None:
-                self.forget(job_id)
-                continue
-            remaining = job.wait_mark + self._settings.capacity_seconds - self._stores.clock.read()
-            if remaining > 0:
-                left.append(remaining)
-            elif job_id in self._queue:
-                self._queue.discard(job_id)
-                self._waiting.pop(job_id, None)
-                self._refusals.pop(job_id, None)
+    async def _expire_oldest(self) -> float:
+        """Fails the jobs that waited too long; returns the seconds that the next one has left."""
+        while self._deadlines:
+            mark, job_id = self._deadlines[0]
+            remaining = mark + self._settings.capacity_seconds - self._stores.clock.read()
+            if job_id in self._waiting and remaining > 0:
+                return remaining
+            heapq.heappop(self._deadlines)
+            if job_id in self._waiting and job_id not in self._in_hand:
+                self._leave_line(job_id)
                 await self._fail_waiting(job_id)
-                left.append(0.0)
-        return left
+        return self._settings.capacity_seconds
 
     async def _fail_waiting(self, job_id: JobId) -> None:
         entry = ERRORS[Reason.REMOTE_WORKER_CAPACITY]

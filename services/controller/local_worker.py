@@ -81,6 +81,7 @@ class LocalWorker:
             str(self._socket),
             stdin=PIPE,
             env=self._environment(),
+            start_new_session=True,  # a terminal's Ctrl-C is for the controller, which has it drained
         )
         log.info("local_worker_started", pid=process.pid)
         return process

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 from bulkscribe.worker.v1 import worker_pb2
@@ -122,41 +122,51 @@ class RunStream:
             self._reading = None
 
 
-async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path) -> int:
+async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path, wanted: Callable[[], bool]) -> int:
     """Brings a recording to the worker, from where an earlier upload was cut; returns the bytes sent.
 
-    Raises LinkLostError, and ServiceError when the worker refuses it.
+    Stops, with what was sent kept, once it is no longer ``wanted``. Raises LinkLostError, and ServiceError when the worker
+    refuses the recording or it cannot be read here.
     """
     async with link.sending(audio.sha256):
-        return await _upload_audio(link, audio, path)
+        try:
+            held = await link.stub.StatAudio(
+                worker_pb2.StatAudioRequest(audio=audio), metadata=link.metadata, timeout=ANSWER_SECONDS
+            )
+            return 0 if held.complete else await _send_audio(link, audio, path, held.committed_bytes, wanted)
+        except grpc.aio.AioRpcError as error:
+            raise meaning(error) from error
+        except asyncio.CancelledError:
+            raise lost_or_canceled() from None
 
 
-async def _upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path) -> int:
-    request = worker_pb2.StatAudioRequest(audio=audio)
+async def _send_audio(
+    link: WorkerLink, audio: worker_pb2.Audio, path: Path, offset: int, wanted: Callable[[], bool]
+) -> int:
     try:
-        held = await link.stub.StatAudio(request, metadata=link.metadata, timeout=ANSWER_SECONDS)
-        if held.complete:
-            return 0
-        call = link.stub.PutAudio(_put_requests(audio, path, held.committed_bytes), metadata=link.metadata)
+        file = await asyncio.to_thread(path.open, "rb", 0)
+    except OSError as error:
+        raise ServiceError(
+            Reason.INTERNAL, f"The controller cannot read the recording ({error.strerror}). Upload it again."
+        ) from error
+    with file:
+        call = link.stub.PutAudio(_put_requests(audio, file, offset, wanted), metadata=link.metadata)
         link.carry(call)
         try:
-            await call
+            answer = await call
         finally:
             link.drop(call)
-    except grpc.aio.AioRpcError as error:
-        raise meaning(error) from error
-    except asyncio.CancelledError:
-        raise lost_or_canceled() from None
-    sent: int = audio.size_bytes - held.committed_bytes
+    sent: int = answer.committed_bytes - offset
     return sent
 
 
-async def _put_requests(audio: worker_pb2.Audio, path: Path, offset: int) -> AsyncIterator[worker_pb2.PutAudioRequest]:
+async def _put_requests(
+    audio: worker_pb2.Audio, file: IO[bytes], offset: int, wanted: Callable[[], bool]
+) -> AsyncIterator[worker_pb2.PutAudioRequest]:
     yield worker_pb2.PutAudioRequest(header=worker_pb2.PutAudioHeader(audio=audio, offset=offset))
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield worker_pb2.PutAudioRequest(data=data)
+    file.seek(offset)
+    while wanted() and (data := await asyncio.to_thread(file.read, CHUNK_BYTES)):
+        yield worker_pb2.PutAudioRequest(data=data)
 
 
 def meaning(error: grpc.aio.AioRpcError) -> Exception:

@@ -113,14 +113,6 @@ class ReadyQueue:
         ]
         return min(heads)[1] if heads else None
 
-    def oldest(self, mode: ExecutionMode) -> list[JobId]:
-        """The head of every line of this mode: whoever has waited longest is among them."""
-        heads = []
-        for demand in list(self._lines):
-            if demand.mode is mode and self._head(demand) is not None:
-                heads.append(self._lines[demand].waiting[0][1])
-        return heads
-
     def _put(self, job_id: JobId, demand: Demand, ticket: int) -> None:
         self._tickets[job_id] = ticket
         line = self._lines.setdefault(demand, _Line()).waiting

@@ -16,6 +16,7 @@ from services.controller.jobs import (
     FinalSegment,
     FinishedWork,
     Job,
+    JobId,
     JobState,
     Options,
     Plan,
@@ -233,6 +234,11 @@ def attach_message(job: Job, attempt: int) -> worker_pb2.RunRequest:
     ref = worker_pb2.AttemptRef(job_id=job.id, attempt=attempt)
     last_event = job.worker_event if job.attempt == attempt else 0
     return worker_pb2.RunRequest(attach=worker_pb2.Attach(attempt=ref, last_event=last_event))
+
+
+def give_up_message(job_id: JobId, attempt: int) -> worker_pb2.RunRequest:
+    ref = worker_pb2.AttemptRef(job_id=job_id, attempt=attempt)
+    return worker_pb2.RunRequest(attach=worker_pb2.Attach(attempt=ref, give_up=True))
 
 
 def acknowledge_message(through: int) -> worker_pb2.RunRequest:

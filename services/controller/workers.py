@@ -251,7 +251,7 @@ class WorkerLink:
             self.error = None
             self._connected.set()
             self._disconnected.clear()
-            log.info(self._event("connected"), worker=self.name)
+            log.info(self.event("connected"), worker=self.name)
         self._on_change()
 
     def _take(self, capacity: Capacity) -> None:
@@ -281,7 +281,7 @@ class WorkerLink:
             call.cancel()
         said = JobError(error.reason.value, error.message)
         if was_connected or said != self.error:
-            log.warning(self._event("lost"), worker=self.name, code=said.code, error=said.message)
+            log.warning(self.event("lost"), worker=self.name, code=said.code, error=said.message)
         self.error = said
         self._on_change()
 
@@ -296,7 +296,7 @@ class WorkerLink:
         message = f"{self.subject} cannot be reached. Check that it runs, and the network between."
         return ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, message)
 
-    def _event(self, what: str) -> str:
+    def event(self, what: str) -> str:
         """Events of the remote path are told from those of the local one by their names."""
         return f"{self.mode.value}_worker_{what}"
 

@@ -89,7 +89,11 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
     def _begin(self, first: worker_pb2.RunRequest | None) -> tuple[Attempt, int]:
         """The attempt that the first request dispatches or attaches to, and the last event its caller has."""
         if first is not None and first.WhichOneof("command") == "attach":
-            return self._attempts.find(wire.attempt_key(first.attach.attempt)), first.attach.last_event
+            attempt = self._attempts.find(wire.attempt_key(first.attach.attempt))
+            if not first.attach.give_up:
+                return attempt, first.attach.last_event
+            self._attempts.cancel(attempt)
+            return attempt, attempt.acknowledged
         if first is None or first.WhichOneof("command") != "dispatch":
             raise ServiceError(Reason.INVALID_REQUEST, "The first request of a run dispatches or attaches.")
         dispatch = first.dispatch

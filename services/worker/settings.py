@@ -114,6 +114,13 @@ class WorkerSettings(ProcessSettings):
     def _token(cls, value: SecretStr) -> SecretStr:
         return header_token(value)
 
+    @field_validator("worker_model_dir")
+    @classmethod
+    def _folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError("must be a folder that exists")
+        return value
+
     @field_validator("worker_tls_cert", "worker_tls_key")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:

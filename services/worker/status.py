@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,6 +20,9 @@ from services.worker.engine.protocol import Engine
 from services.worker.work import EngineState, ModelState, Options
 
 log = structlog.get_logger()
+
+FAILED_SECONDS = 60.0
+"""How long jobs for a model that could not be loaded are refused without another try: a hub may be back by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,16 @@ class Offer:
 class WorkerStatus:
     """The live slots and engine state."""
 
-    def __init__(self, offer: Offer, slots: int, engine: EngineState) -> None:
+    def __init__(
+        self, offer: Offer, slots: int, engine: EngineState, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.offer = offer
         self.slots = Slots(slots)
         self.engine = engine
         self.changed = Bell()
+        self._clock = clock
+        self._failed_at: dict[str, float] = {}
+        self._note_failures()
 
     def reserve(self) -> None:
         """Takes a slot. Raises WORKER_DRAINING, WORKER_FULL."""
@@ -57,7 +66,7 @@ class WorkerStatus:
     def check(self, options: Options) -> None:
         """Raises what makes the options impossible here: model, language or diarization."""
         model = self._model(options.model or self.offer.default_model)
-        if model.state == "failed":
+        if model.state == "failed" and self._clock() - self._failed_at.get(model.name, 0.0) < FAILED_SECONDS:
             raise ServiceError(Reason.MODEL_UNAVAILABLE, f"The model {model.name!r} cannot be loaded: {model.error}")
         languages = self.engine.languages.get(model.name, ())
         if options.language and languages and options.language not in languages:
@@ -72,6 +81,7 @@ class WorkerStatus:
         """Takes over every change of the engine's state, for ever."""
         while True:
             self.engine = await engine.changed(self.engine)
+            self._note_failures()
             log.info(
                 "engine_state_changed",
                 ready=self.engine.ready,
@@ -81,6 +91,11 @@ class WorkerStatus:
                 diarization=self.engine.diarization,
             )
             self._set(self.slots.touch())
+
+    def _note_failures(self) -> None:
+        """When each model that is failed failed: the engine tries it again for a job that comes later."""
+        failed = {model.name for model in self.engine.models if model.state == "failed"}
+        self._failed_at = {name: self._failed_at.get(name, self._clock()) for name in failed}
 
     def _model(self, name: str) -> ModelState:
         for model in self.engine.models:

@@ -31,6 +31,10 @@ def failed(reason: Reason, message: str) -> pb.Event:
     return pb.Event(outcome=pb.Outcome(failed=pb.Failed(reason=reason.value, message=message)))
 
 
+def handed_back() -> pb.Event:
+    return pb.Event(outcome=pb.Outcome(handed_back=pb.HandedBack(message="The worker is shutting down.")))
+
+
 def planned(fingerprint: str = "f", windows: int = 2) -> pb.Event:
     cuts = [pb.Window(index=i, start=duration(i * 10), end=duration(i * 10 + 10)) for i in range(windows)]
     return pb.Event(
@@ -82,6 +86,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.max_concurrent = 0
         self.upload_limit: int | None = None
         self.uploads = 0
+        self.asked = 0
+        self.broken_streams = 0
+        """So many streams break with a fault of the program after their first event."""
         self._changed: set[asyncio.Event] = set()
         self._revision = 0
         self.server: Server | None = None
@@ -177,6 +184,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             self._accept(key, first.dispatch)
         held = self.held[key]
         held.owner = requests
+        if kind == "attach" and first.attach.give_up and not self._ended(held):
+            self._cancel(held)
         yield pb.RunResponse(accepted=pb.Accepted(worker_job_id=f"wk_{key[0][:6]}", capacity=self.capacity()))
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self._listen(held, requests))
@@ -188,6 +197,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
                     number += 1
                     event.number = number
                     yield pb.RunResponse(event=event)
+                    if self.broken_streams:
+                        self.broken_streams -= 1
+                        raise RuntimeError("the stream breaks, as the test wants")
                 if self._ended(held) and held.acknowledged >= len(held.script):
                     break
                 held.grown.clear()
@@ -196,6 +208,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.held.pop(key, None)
 
     def _accept(self, key: Key, dispatch: pb.Dispatch) -> None:
+        self.asked += 1
         refusal = self.refuse(dispatch)
         if refusal is not None:
             raise refusal
@@ -208,13 +221,16 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def _listen(self, held: Held, requests: AsyncIterator[pb.RunRequest]) -> None:
         async for request in requests:
             if request.WhichOneof("command") == "cancel" and not self._ended(held):
-                held.canceled = True
-                held.script.append(pb.Event(outcome=pb.Outcome(canceled=pb.Canceled())))
-                self.changed()
+                self._cancel(held)
             elif request.WhichOneof("command") == "acknowledge":
                 held.acknowledged = max(held.acknowledged, request.acknowledge.through_event)
                 self.changed()
             held.grown.set()
+
+    def _cancel(self, held: Held) -> None:
+        held.canceled = True
+        held.script.append(pb.Event(outcome=pb.Outcome(canceled=pb.Canceled())))
+        self.changed()
 
     @staticmethod
     def _ended(held: Held) -> bool:

@@ -8,10 +8,13 @@ from pathlib import Path
 import grpc
 import pytest
 from bulkscribe.jobs.v1 import jobs_pb2
+from bulkscribe.worker.v1 import worker_pb2 as pb
 
 from services.contract.errors import Reason, ServiceError
+from services.controller.store.protocol import StoreFullError
+from services.controller.store.sql import SqlStore
 from services.runtime.errors import service_error
-from tests.fakes.worker import FakeWorker, completed, failed, planned, progress, whole_run, window
+from tests.fakes.worker import FakeWorker, Held, completed, failed, handed_back, planned, progress, whole_run, window
 from tests.integration.conftest import Client, running_controller, wav
 
 
@@ -336,4 +339,150 @@ async def test_one_recording_that_is_submitted_twice_is_sent_to_a_worker_once(tm
         for job in await client.create(upload, upload):
             assert (await client.wait(job.job_id, "complete")).attempt == 1
     assert worker.uploads == 1
+    await worker.stop()
+
+
+async def test_a_store_without_room_at_the_end_of_an_attempt_ends_nothing_else(
+    client: Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_attempt, calls = SqlStore.end_attempt, iter([StoreFullError(), StoreFullError()])
+
+    async def full(self: SqlStore, *given: object) -> None:
+        trouble = next(calls, None)
+        if trouble is not None:
+            raise trouble
+        await end_attempt(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SqlStore, "end_attempt", full)
+    first = await client.submit(0)
+    await client.wait(first, "complete")
+    await client.wait(await client.submit(1), "complete")
+    assert (await client.job(first)).status == jobs_pb2.JOB_STATUS_COMPLETE
+
+
+async def test_a_stream_that_breaks_with_a_fault_costs_no_attempt(client: Client, worker: FakeWorker) -> None:
+    worker.broken_streams = 2
+    job = await client.wait(await client.submit(), "complete")
+    assert job.attempt == 1
+    assert len(worker.dispatched) == 1
+
+
+async def test_a_recording_that_is_gone_from_the_disk_ends_its_job_with_a_reason(
+    client: Client, worker: FakeWorker, tmp_path: Path
+) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    running = await client.submit(0)
+    await client.wait(running, "running")
+    upload = await client.upload(wav(seed=1))
+    for blob in (tmp_path / "data" / "blobs").rglob("*"):
+        if blob.is_file():
+            blob.unlink()
+    lost = (await client.create(upload))[0].job_id
+    worker.held[(running, 1)].add(completed())
+    job = await client.wait(lost, "failed")
+    assert job.last_error_code == "REMOTE_DISPATCH_FAILED"
+    assert "cannot read the recording (No such file or directory)" in job.last_error_message
+
+
+async def test_attempts_that_were_handed_back_do_not_count_as_crashes(client: Client, worker: FakeWorker) -> None:
+    crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
+    scripts = iter([[handed_back()], [handed_back()], [crash], whole_run()])
+    worker.plan = lambda dispatch: next(scripts)
+    job = await client.wait(await client.submit(), "complete")
+    assert job.attempt == 4
+
+
+async def test_an_attempt_that_went_on_elsewhere_is_stopped_where_it_was(tmp_path: Path) -> None:
+    first, second = FakeWorker(), FakeWorker()
+    first.plan = second.plan = lambda dispatch: [planned()]
+    urls = [await first.start(), await second.start()]
+    async with running_controller(
+        tmp_path, remote_worker_url=",".join(urls), remote_worker_lease_seconds=0.3
+    ) as client:
+        await client.wait_connected()
+        job_id = await client.submit()
+        await client.wait(job_id, "running")
+        left, taken = (first, second) if first.held else (second, first)
+        await left.stop()
+        await client.wait(job_id, "running", lambda job: job.attempt == 2)
+        await left.start(port=left.port)
+        async with asyncio.timeout(10):
+            while left.held:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.01)
+        taken.held[(job_id, 2)].add(completed())
+        await client.wait(job_id, "complete")
+    await first.stop()
+    await second.stop()
+
+
+async def test_the_next_recording_is_brought_to_one_of_several_workers(tmp_path: Path) -> None:
+    workers = [FakeWorker() for _ in range(3)]
+    urls = [await worker.start() for worker in workers]
+    for worker in workers:
+        worker.plan = lambda dispatch: [planned()]
+    async with running_controller(tmp_path, remote_worker_url=",".join(urls)) as client:
+        await client.wait_connected()
+        jobs = [await client.submit(seed) for seed in range(4)]
+        for job_id in jobs[:3]:
+            await client.wait(job_id, "running")
+        async with asyncio.timeout(10):
+            while sum(worker.uploads for worker in workers) < 4:  # noqa: ASYNC110 - the fakes ring no bell
+                await asyncio.sleep(0.01)
+    assert sorted(worker.uploads for worker in workers) == [1, 1, 2]
+    for worker in workers:
+        await worker.stop()
+
+
+async def test_watching_ends_with_a_job_that_is_deleted_or_has_no_such_event(
+    client: Client, worker: FakeWorker
+) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    job_id = await client.submit()
+    await client.wait(job_id, "running")
+    beyond = asyncio.ensure_future(client.events(job_id, after=9999))
+    await client.cancel(job_id)
+    await client.jobs.DeleteJob(jobs_pb2.DeleteJobRequest(owner="alice", job_id=job_id))
+    async with asyncio.timeout(10):
+        assert await beyond == []
+
+
+async def test_a_requeued_job_does_not_hide_those_that_waited_longer(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    url = await worker.start()
+    async with running_controller(
+        tmp_path, remote_worker_url=url, remote_worker_capacity_timeout_seconds=2.0
+    ) as client:
+        await client.wait_connected()
+        worker.plan = lambda dispatch: [planned()]
+        running, waiting = await client.submit(0), await client.submit(1)
+        await client.wait(running, "running")
+        worker.refuse = lambda dispatch: ServiceError(Reason.WORKER_FULL)
+        worker.held[(running, 1)].add(handed_back())
+        await client.wait(running, "queued_remote")
+        created = (await client.job(waiting)).created_at.ToDatetime()
+        late = await client.wait(waiting, "failed")
+        assert (late.finished_at.ToDatetime() - created).total_seconds() < 3.5
+    await worker.stop()
+
+
+async def test_an_attempt_that_was_accepted_unheard_is_found_and_followed(tmp_path: Path) -> None:
+    """The controller died between the worker's acceptance and noting it; the worker has room for more."""
+    worker = FakeWorker(slots=2)
+    url = await worker.start()
+    worker.refuse = lambda dispatch: ServiceError(Reason.WORKER_FULL)
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await client.wait_connected()
+        job_id = await client.submit()
+        await client.wait(job_id, "queued_remote")
+        async with asyncio.timeout(10):
+            while not worker.asked:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.01)
+    held = worker.held[(job_id, 1)] = Held(pb.Dispatch(), [planned(), window(0, " one")])
+    worker.refuse = lambda dispatch: None
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await client.wait(job_id, "running")
+        held.add(window(1, " two"), completed())
+        job = await client.wait(job_id, "complete")
+        assert (job.attempt, held.canceled, worker.dispatched) == (1, False, [])
+        assert [part.segment.text for part in (await client.transcript(job_id))[1:]] == [" one", " two"]
     await worker.stop()

@@ -178,3 +178,22 @@ async def test_a_controller_that_goes_away_in_the_middle(setup: Setup) -> None:
         await setup.fake.stop()
         writer.write(b"\0" * 2_000_000)
         assert b" 503 " in await reader.readline()
+
+
+async def test_a_control_character_in_a_name_is_left_out_and_the_files_beside_it_are_kept(setup: Setup) -> None:
+    names = (b"a.wav", b"be\x07ll\x1b[31m.wav", b"c.wav")
+    parts = [
+        b'--b\r\nContent-Disposition: form-data; name="files"; filename="' + name + b'"\r\n\r\nsound\r\n'
+        for name in names
+    ]
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, answer = await setup.browser.post("/api/uploads", data=b"".join(parts) + b"--b--\r\n", headers=headers)
+    assert (status, answer["errors"]) == (200, [])
+    assert [upload["filename"] for upload in answer["uploads"]] == ["a.wav", "bell[31m.wav", "c.wav"]
+
+
+async def test_a_part_that_aiohttp_cannot_read_is_a_400(setup: Setup) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\n' + b"x" * 100 + b"\r\n--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, answer = await setup.browser.post("/api/uploads", data=body, headers=headers)
+    assert (status, answer["code"]) == (400, "INVALID_REQUEST")

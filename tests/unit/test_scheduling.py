@@ -158,19 +158,6 @@ def test_a_worker_serves_what_it_offers_only() -> None:
     assert offer(diarization=True).serves(SPEAKERS)
 
 
-def test_the_oldest_are_the_heads_of_the_lines_of_one_mode() -> None:
-    waiting = queue("1", "2")
-    waiting.push(JobId("3"), TURBO)
-    waiting.push(JobId("4"), Demand(LOCAL, "", False))
-    assert sorted(waiting.oldest(REMOTE)) == ["1", "3"]
-    assert waiting.oldest(LOCAL) == ["4"]
-    waiting.discard(JobId("1"))
-    waiting.discard(JobId("3"))
-    assert waiting.oldest(REMOTE) == ["2"]
-    waiting.discard(JobId("2"))
-    assert waiting.oldest(REMOTE) == []
-
-
 def test_a_jobs_demand_is_its_mode_model_and_diarization() -> None:
     recording = Recording(UploadId("u"), "a", "0" * 64, 1, 1.0)
     options = Options(model="turbo", language="de", diarization=True, vad=False)
@@ -204,7 +191,7 @@ ACTIONS: dict[str, Callable[[ReadyQueue], object]] = {
     "push": lambda waiting: waiting.push(JobId("new"), ANY),
     "push_front": lambda waiting: waiting.push_front(JobId("new"), ANY),
     "discard": lambda waiting: waiting.discard(JobId("5")),
-    "oldest": lambda waiting: waiting.oldest(REMOTE),
+    "upcoming": lambda waiting: waiting.upcoming(offer()),
 }
 
 
@@ -224,7 +211,7 @@ def test_ten_thousand_canceled_jobs_are_passed_over_once() -> None:
     waiting = queue(*map(str, range(10_000)), "last")
     for number in range(10_000):
         waiting.discard(JobId(str(number)))
-    assert waiting.oldest(REMOTE) == ["last"]
+    assert waiting.upcoming(offer()) == "last"
     assert steps(lambda: waiting.take([offer()])) < 200
 
 

@@ -106,6 +106,9 @@ class Store(Protocol):
 
     async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None: ...
 
+    async def crashes(self, job_id: JobId) -> int:
+        """How many attempts ended in "crashed"."""
+
     async def finished_work(self, job_id: JobId) -> FinishedWork: ...
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:

@@ -16,7 +16,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, bindparam, event, exists, select
+from sqlalchemy import URL, Connection, bindparam, event, exists, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -224,6 +224,12 @@ class SqlStore:
         same = (table.c.job_id == job_id) & (table.c.number == attempt)
         async with self._write() as connection:
             await connection.execute(table.update().where(same).values(ended_at=now, ending=ending))
+
+    async def crashes(self, job_id: JobId) -> int:
+        table = schema.attempts
+        same = (table.c.job_id == job_id) & (table.c.ending == "crashed")
+        async with self._engine.connect() as connection:
+            return (await connection.execute(select(func.count()).select_from(table).where(same))).scalar_one()
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
         windows, plans = schema.finished_windows, schema.plans

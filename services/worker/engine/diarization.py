@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import constants, get_token, try_to_load_from_cache
 
 from services.worker.engine import catalog
+from services.worker.engine.models import short_error
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.assemble import name_speakers
 from services.worker.pipeline.faults import WorkError
@@ -67,7 +68,7 @@ class Diarizer:
     @property
     def ready_name(self) -> str:
         """The pipeline's name unless it is known to be unavailable."""
-        return "" if self.error else self.name
+        return "" if self.error else _shown(self.name)
 
     @property
     def note(self) -> str:
@@ -129,10 +130,15 @@ def _choose(settings: EngineSettings) -> tuple[str, str]:
     return "", _NONE
 
 
+def _shown(name: str) -> str:
+    """A folder's path is this host's own business."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
+
+
 def _failure(name: str, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    reason = short_error(error)
     return (
-        f"The diarization model {name!r} cannot be loaded ({type(error).__name__}: {reason}). Correct "
+        f"The diarization model {_shown(name)!r} cannot be loaded ({type(error).__name__}: {reason}). Correct "
         "WORKER_DIARIZATION_MODEL; for a gated model of the hub, accept its terms there and set HF_TOKEN on the worker."
     )
 

@@ -167,7 +167,7 @@ def _downloaded(name: str, repository: str, token: str) -> Path:
         ) from error
     except Exception as error:  # the hub's client lets its HTTP library's errors through, whichever it is
         raise ModelFault(
-            f"The model {name!r} is not in the hub cache, and {repository} cannot be downloaded ({_short(error)}): give this host "
+            f"The model {name!r} is not in the hub cache, and {repository} cannot be downloaded ({short_error(error)}): give this host "
             "network, point HF_HOME to a cache that holds the model, put its folder into WORKER_MODEL_DIR, or set WORKER_MODEL "
             "to another."
         ) from error
@@ -190,10 +190,10 @@ def _load_failure(name: str, device: str, error: Exception) -> str:
         advice = (
             "see that the GPU's driver and cuBLAS 12 are installed and its memory is free, or set WORKER_DEVICE=cpu"
         )
-    return f"The model {name!r} cannot be loaded on {device} ({_short(error)}): {advice}."
+    return f"The model {name!r} cannot be loaded on {device} ({short_error(error)}): {advice}."
 
 
-def _short(error: Exception) -> str:
+def short_error(error: Exception) -> str:
     """The error's first line, without this host's paths."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"(?<![\w:/])/[^\s'\"]+", "…", line)[:200]

@@ -182,12 +182,14 @@ class Dispatch(_message.Message):
     def __init__(self, attempt: _Optional[_Union[AttemptRef, _Mapping]] = ..., audio: _Optional[_Union[Audio, _Mapping]] = ..., options: _Optional[_Union[TranscriptionOptions, _Mapping]] = ..., finished: _Optional[_Union[FinishedWork, _Mapping]] = ..., last_event: _Optional[int] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("attempt", "last_event")
+    __slots__ = ("attempt", "last_event", "give_up")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LAST_EVENT_FIELD_NUMBER: _ClassVar[int]
+    GIVE_UP_FIELD_NUMBER: _ClassVar[int]
     attempt: AttemptRef
     last_event: int
-    def __init__(self, attempt: _Optional[_Union[AttemptRef, _Mapping]] = ..., last_event: _Optional[int] = ...) -> None: ...
+    give_up: bool
+    def __init__(self, attempt: _Optional[_Union[AttemptRef, _Mapping]] = ..., last_event: _Optional[int] = ..., give_up: _Optional[bool] = ...) -> None: ...
 
 class Acknowledge(_message.Message):
     __slots__ = ("through_event",)
