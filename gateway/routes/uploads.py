@@ -71,9 +71,20 @@ class UploadRoutes:
                 await self._take(owner_of(request), part, answer)
         except (ValueError, HttpProcessingError) as error:
             log.info("upload_malformed", error=str(error))
+            await self._forget(owner_of(request), answer)
             raise ServiceError(Reason.INVALID_REQUEST, "The body is not well-formed multipart/form-data.") from error
+        except BaseException:
+            await self._forget(owner_of(request), answer)
+            raise
         _check_outcome(answer)
         return web.json_response(answer)
+
+    async def _forget(self, owner: str, answer: UploadsAnswer) -> None:
+        """The whole request fails: nobody is told the ids of the recordings that were already taken."""
+        with suppress(ServiceError, TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                for upload in answer["uploads"]:
+                    await self._controller.delete_upload(owner, upload["id"])
 
     async def _take(self, owner: str, part: BodyPartReader, answer: UploadsAnswer) -> None:
         name = safe_filename(part.filename)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ from services.runtime.server import Server
 from services.runtime.settings import load_settings
 
 log = structlog.get_logger()
+
+HOUSEKEEPING_SECONDS = 3600.0
 
 GRACE_SECONDS = 3.0
 """How long calls may go on after a stop was asked for; streams end then, and their clients come back."""
@@ -98,6 +101,7 @@ async def _run(
             roots.start("dispatcher", dispatcher.run())
             roots.start("local worker", local.run())
             roots.start("local link", _link_local(local, links[0]))
+            roots.start("housekeeping", _housekeeping(recordings))
             for link in links[1:]:
                 roots.start(f"link {link.url}", link.run())
             if settings.remote_worker_mode == "off":
@@ -146,6 +150,15 @@ async def _listen(server: Server, address: str) -> int:
         return await server.start(address)
     except OSError as error:
         raise StartupError(f"CONTROLLER_LISTEN={address!r}: {error}") from error
+
+
+async def _housekeeping(recordings: Recordings) -> None:
+    while True:
+        try:
+            await recordings.sweep(time.time())
+        except Exception:  # a full disk, a locked database: there is a next time
+            log.exception("housekeeping_failed")
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
 async def _link_local(local: LocalWorker, link: WorkerLink) -> None:

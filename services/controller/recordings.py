@@ -19,6 +19,9 @@ from services.runtime.blobs import BlobFolder, PartialFile, committed_bytes
 
 log = structlog.get_logger()
 
+UNFINISHED_SECONDS = 24 * 3600.0
+"""How long an upload that nobody goes on with is kept."""
+
 
 class Recordings:
     """``max_bytes`` bounds one recording."""
@@ -114,6 +117,15 @@ class Recordings:
         upload = await self._store.get_upload(upload_id)
         if upload is not None:
             await self.remove(upload)
+
+    async def sweep(self, now: float) -> None:
+        """Removes uploads that were cut and never gone on with; ``now`` is in seconds since the epoch."""
+        for upload in await self._store.incomplete_uploads():
+            partial = self._blobs.partial_path(upload.id)
+            touched = partial.stat().st_mtime if partial.exists() else upload.created_at.timestamp()
+            if upload.id not in self._open and now - touched > UNFINISHED_SECONDS:
+                await self._drop(upload)
+                log.info("upload_dropped", upload_id=upload.id, idle_seconds=round(now - touched))
 
     async def _drop(self, upload: Upload) -> None:
         await self._blobs.discard_partial(upload.id)

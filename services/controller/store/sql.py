@@ -116,6 +116,11 @@ class SqlStore:
             row = (await connection.execute(select(table).where(table.c.id == upload_id))).mappings().first()
         return rows.upload_of(dict(row)) if row else None
 
+    async def incomplete_uploads(self) -> Sequence[Upload]:
+        query = select(schema.uploads).where(schema.uploads.c.complete.is_(False))
+        async with self._engine.connect() as connection:
+            return [rows.upload_of(dict(row)) for row in (await connection.execute(query)).mappings()]
+
     async def save_upload(self, upload: Upload) -> None:
         table = schema.uploads
         async with self._write() as connection:
