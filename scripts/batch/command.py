@@ -92,7 +92,10 @@ async def _locked_batch(given: Arguments, state_file: Path) -> int:
         raise
     entries = {recording.name: state.entries[recording.name] for recording in plan.all}
     skipped = frozenset(recording.name for recording in plan.skipped)
-    summary = Summary(entries, skipped, time.monotonic() - began)
+    continued = frozenset(
+        recording.name for recording in plan.pending if plan.entries[recording.name].job_id is not None
+    )
+    summary = Summary(entries, skipped, time.monotonic() - began, continued)
     for line in summary.lines():
         print(line, flush=True)
     return EXIT_COMPLETE if summary.all_complete else EXIT_FAILED

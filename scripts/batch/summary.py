@@ -13,11 +13,13 @@ from scripts.batch.state import Entry, Status
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """``skipped`` are the names that were complete before; ``wall_seconds`` is this run's."""
+    """``skipped`` are the names that were complete before, ``continued`` those whose job was submitted before;
+    ``wall_seconds`` is this run's."""
 
     entries: Mapping[str, Entry]
     skipped: frozenset[str]
     wall_seconds: float
+    continued: frozenset[str] = frozenset()
 
     @property
     def all_complete(self) -> bool:
@@ -39,7 +41,10 @@ class Summary:
         return "skipped" if name in self.skipped else self.entries[name].status.value
 
     def _speed(self) -> Iterator[str]:
-        """The real-time factor is the time it took for each second of audio: smaller is faster."""
+        """The real-time factor is the time it took for each second of audio: smaller is faster. What an earlier run
+        began took longer than this one knows of."""
+        if self.continued:
+            return
         done = [entry for name, entry in self.entries.items() if self._word(name) == "complete"]
         audio = sum(entry.duration_seconds or 0.0 for entry in done)
         if audio <= 0:

@@ -197,6 +197,7 @@ def test_the_summary_puts_failures_last_and_tells_the_speed() -> None:
         "1 complete, 1 failed, 0 canceled, 1 skipped",
     ]
     assert "2:00:00 of audio in 1:12: real-time factor 0.0100 (100.0 times" in list(summary.lines())[5]
+    assert len(list(replace(summary, continued=frozenset({"b.mp3"})).lines())) == len(list(summary.lines())) - 1
     assert clock(5.04) == "5.0 s"
 
 
