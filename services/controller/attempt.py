@@ -91,6 +91,11 @@ class Attempt:
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
         self._log = log.bind(job_id=job.id, attempt=number, worker=link.name)
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the job has ended or gone on without this attempt."""
+        return self._abandoned
+
     async def dispatch(self) -> Ending:
         """Uploads the recording, has the attempt accepted, and follows it. The caller reserved a credit.
 
@@ -106,10 +111,10 @@ class Attempt:
         finally:
             self.link.release(capacity)
         try:
-            await self._started(accepted.worker_job_id)
-        except (ConflictError, TransitionError):  # canceled while the worker was asked
-            await self.abandon()
-        return await self._follow_through()
+            await self._note_start(accepted.worker_job_id)
+            return await self._follow_through()
+        finally:
+            self._close()
 
     async def attach(self) -> Ending:
         """Finds an attempt that the worker may hold, and follows it."""
@@ -150,6 +155,12 @@ class Attempt:
             self._close()
             raise
 
+    async def _note_start(self, worker_job_id: str) -> None:
+        try:
+            await self._started(worker_job_id)
+        except (ConflictError, TransitionError):  # canceled while the worker was asked
+            await self.abandon()
+
     async def _started(self, worker_job_id: str) -> None:
         now = datetime.now(UTC)
         gpu = self.link.capacity is not None and self.link.capacity.gpu
@@ -165,8 +176,6 @@ class Attempt:
         except (LinkLostError, ServiceError) as error:
             self._log.warning(self.link.event("stream_lost"), error=str(error))
             return await self._attach_and_follow()
-        finally:
-            self._close()
 
     async def _attach_and_follow(self) -> Ending:
         while await self._link_is_back():
@@ -210,8 +219,12 @@ class Attempt:
                 continue
             self._backoff.succeeded()
             ending = await self._take(events)
-            await self._stream.send(wire.acknowledge_message(events[-1].number))
-            if ending is not None:
+            try:
+                await self._stream.send(wire.acknowledge_message(events[-1].number))
+            except LinkLostError:
+                if ending is None:
+                    raise
+            if ending is not None:  # it is durable, whether or not the worker hears of it now
                 await self._stream.finish()
                 return ending
 

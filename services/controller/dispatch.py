@@ -44,9 +44,18 @@ class Place(Enum):
 
     FRONT = "front"  # it had its turn, and lost it through no fault of its own
     BACK = "back"
+    UNKNOWN = "unknown"  # it may have been accepted: what was asked for is looked at before anything else is
 
 
 Work = Callable[[], Awaitable[Place | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """``mark`` is where its wait began, on the clock that waits are measured by."""
+
+    mode: ExecutionMode
+    mark: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,9 @@ class Dispatcher:
         self._links = links
         self._settings = settings
         self._queue = ReadyQueue()
-        self._waiting: dict[JobId, ExecutionMode] = {}
+        self._waiting: dict[JobId, Waiting] = {}
         self._deadlines: list[tuple[float, JobId]] = []
+        self._in_deadlines: set[tuple[float, JobId]] = set()
         self._in_hand: set[JobId] = set()
         self._taken_meanwhile: set[JobId] = set()
         self._running: dict[JobId, Attempt] = {}
@@ -132,8 +142,8 @@ class Dispatcher:
 
     def depth(self) -> Counter[JobState]:
         """How many jobs wait and run; one that is being dispatched still waits."""
-        modes = Counter(self._waiting.values())
-        asked = Counter(attempt.job.state for attempt in self._running.values())
+        modes = Counter(waiting.mode for waiting in self._waiting.values())
+        asked = Counter(attempt.job.state for attempt in self._running.values() if not attempt.abandoned)
         return Counter(
             {
                 JobState.QUEUED: modes[ExecutionMode.LOCAL] + asked[JobState.QUEUED],
@@ -219,6 +229,9 @@ class Dispatcher:
             while True:
                 try:
                     place = await work()
+                    if place is Place.UNKNOWN:
+                        work = partial(self._resume_job, job_id)
+                        continue
                     job = await self._journal.store.get_job(job_id)
                     waiting = job if job is not None and job.state in WAITING else None
                     break
@@ -232,16 +245,18 @@ class Dispatcher:
         if job_id in self._taken_meanwhile:
             self._taken_meanwhile.discard(job_id)
             place = place or Place.FRONT
-        if waiting is not None and place is not None:
-            self._enqueue(waiting, place)
+        if waiting is None:
+            self._leave_line(job_id)
+        elif place is not None or job_id not in self._queue:  # a job that waits is in line, whatever happened
+            self._enqueue(waiting, place or Place.FRONT)
         self._changed.set()
 
     def _enqueue(self, job: Job, place: Place | None = None) -> None:
         if job.mode is ExecutionMode.LOCAL:
             self._want_local()
-        elif job.id not in self._waiting:
-            heapq.heappush(self._deadlines, (job.wait_mark, job.id))
-        self._waiting[job.id] = job.mode
+        else:
+            self._push_deadline((job.wait_mark, job.id))
+        self._waiting[job.id] = Waiting(job.mode, job.wait_mark)
         put = self._queue.push_front if place is Place.FRONT else self._queue.push
         put(job.id, demand_of(job))
 
@@ -271,9 +286,10 @@ class Dispatcher:
             return await self._refused(attempt, refusal)
         except LinkLostError:
             log.info("remote_dispatch_interrupted", job_id=job_id, worker=link.name)
-            if link.connected:  # whatever it is, it is not the link
-                await asyncio.sleep(self._backoff.failed())
-            return Place.FRONT
+            if not link.connected:
+                return Place.FRONT  # the worker names the attempt when it is back, if it has it
+            await asyncio.sleep(self._backoff.failed())
+            return Place.UNKNOWN
         return await self._ended(attempt, ending)
 
     async def _follow_job(self, job: Job, link: WorkerLink) -> Place | None:
@@ -284,14 +300,20 @@ class Dispatcher:
         """Goes on from what the store holds."""
         job = await self._journal.store.get_job(job_id)
         if job is None or job.state is not JobState.RUNNING:
+            asked = await self._journal.store.last_dispatch(job_id)
+            link = self._link_at(asked.worker_url) if asked is not None and not asked.ending else None
+            if asked is not None and link is not None and link.connected:
+                return await self._settle(link, job_id, asked.number)
             return Place.FRONT
-        url = job.worker.url if job.worker else None
-        link = next((link for link in self._links if link.url == url), None)
+        link = self._link_at(job.worker.url if job.worker else "")
         if link is not None:
             return await self._follow_job(job, link)
         mark, text = self._stores.clock.read(), "Its worker is gone; the job waits for another."
         await self._journal.change_if_allowed(job_id, lambda current: current.requeue(text, mark))
         return Place.FRONT
+
+    def _link_at(self, url: str) -> WorkerLink | None:
+        return next((link for link in self._links if link.url == url), None)
 
     def _begin(self, job: Job, number: int, link: WorkerLink) -> Attempt:
         others = any(other is not link and other.mode is link.mode for other in self._links)
@@ -305,10 +327,15 @@ class Dispatcher:
 
     async def _ended(self, attempt: Attempt, ending: Ending) -> Place | None:
         job_id = attempt.job.id
-        self._backoff.succeeded()
         self._refusals.pop(job_id, None)
         await self._journal.store.end_attempt(job_id, attempt.number, ending.value, datetime.now(UTC))
-        return None if ending is Ending.ENDED else Place.FRONT
+        if ending is Ending.ENDED:
+            self._backoff.succeeded()
+            return None
+        await asyncio.sleep(
+            self._backoff.failed()
+        )  # a worker that gives back all that it gets is not asked at full speed
+        return Place.FRONT
 
     async def _refused(self, attempt: Attempt, refusal: ServiceError) -> Place | None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""
@@ -358,8 +385,13 @@ class Dispatcher:
     async def _dismiss_stale(self, link: WorkerLink, job_id: JobId, number: int) -> None:
         """The job goes on elsewhere, or in another attempt: this one is stopped, so that its slot is free."""
         try:
+            running = self._running.get(job_id)
             asked = await self._journal.store.last_dispatch(job_id)
-            if asked is not None and (asked.number, asked.worker_url) != (number, link.url):
+            if running is not None:
+                stale = (running.number, running.link.url) != (number, link.url)
+            else:
+                stale = asked is not None and (asked.number, asked.worker_url) != (number, link.url)
+            if stale:
                 await dismiss(link, job_id, number)
         except Exception:
             log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)
@@ -370,28 +402,45 @@ class Dispatcher:
         clock, saved = self._stores.clock, self._stores.clock.read()
         longest = min(CLOCK_SAVE_SECONDS, self._settings.capacity_seconds * LATE_SHARE)
         while True:
-            try:
-                pause = min(longest, max(await self._expire_oldest(), 0.05))
-                if clock.read() - saved >= CLOCK_SAVE_SECONDS:
-                    saved = clock.read()
+            await asyncio.sleep(min(longest, max(self._expire_oldest(), 0.05)))
+            if clock.read() - saved >= CLOCK_SAVE_SECONDS:
+                saved = clock.read()
+                try:
                     await self._journal.store.write_wait_clock(saved)
-            except Exception:
-                log.exception("remote_capacity_waits_not_checked")
-                pause = longest
-            await asyncio.sleep(pause)
+                except Exception:  # a full disk: it is written the next time
+                    log.exception("remote_capacity_clock_not_saved")
 
-    async def _expire_oldest(self) -> float:
-        """Fails the jobs that waited too long; returns the seconds that the next one has left."""
+    def _push_deadline(self, entry: tuple[float, JobId]) -> None:
+        if entry not in self._in_deadlines:
+            self._in_deadlines.add(entry)
+            heapq.heappush(self._deadlines, entry)
+
+    def _expire_oldest(self) -> float:
+        """Has the jobs failed that waited too long; returns the seconds that the next one has left."""
+        in_hand = []
+        left = self._settings.capacity_seconds
         while self._deadlines:
-            mark, job_id = self._deadlines[0]
+            entry = mark, job_id = self._deadlines[0]
+            waiting = self._waiting.get(job_id)
+            current = waiting is not None and waiting.mark == mark
             remaining = mark + self._settings.capacity_seconds - self._stores.clock.read()
-            if job_id in self._waiting and remaining > 0:
-                return remaining
-            heapq.heappop(self._deadlines)
-            if job_id in self._waiting and job_id not in self._in_hand:
+            if current and remaining > 0:
+                left = remaining
+                break
+            self._in_deadlines.discard(heapq.heappop(self._deadlines))
+            if current and job_id in self._in_hand:
+                in_hand.append(entry)
+            elif current:
                 self._leave_line(job_id)
-                await self._fail_waiting(job_id)
-        return self._settings.capacity_seconds
+                self._take_in_hand(job_id, partial(self._expire, job_id))
+        for entry in in_hand:  # looked at again once it was let go
+            self._push_deadline(entry)
+        return min(left, 1.0) if in_hand else left
+
+    async def _expire(self, job_id: JobId) -> None:
+        job = await self._journal.store.get_job(job_id)
+        if job is not None and job.state in WAITING:
+            await self._fail_waiting(job_id)
 
     async def _fail_waiting(self, job_id: JobId) -> None:
         entry = ERRORS[Reason.REMOTE_WORKER_CAPACITY]

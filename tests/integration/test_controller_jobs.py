@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -12,7 +13,7 @@ from bulkscribe.jobs.v1 import jobs_pb2
 from bulkscribe.worker.v1 import worker_pb2 as pb
 
 from services.contract.errors import Reason, ServiceError
-from services.controller.jobs import Owner
+from services.controller.jobs import Job, JobState, JobUpdate, Owner
 from services.controller.prober import AudioProber
 from services.controller.recordings import Recordings
 from services.controller.store.protocol import StoreFullError
@@ -509,3 +510,82 @@ async def test_uploads_that_nobody_goes_on_with_are_removed_after_a_day(tmp_path
     assert await store.get_upload(upload.id) is None
     assert recordings.committed(upload) == 0
     await store.close()
+
+
+def fail_saves(monkeypatch: pytest.MonkeyPatch, matches: Callable[[JobUpdate], bool], times: int) -> list[JobUpdate]:
+    """So many of the matching writes meet a full disk; returns those that did, as they come."""
+    save, failed_ones = SqlStore.save, list[JobUpdate]()
+
+    async def full(self: SqlStore, update: JobUpdate) -> Job:
+        if matches(update) and len(failed_ones) < times:
+            failed_ones.append(update)
+            raise StoreFullError
+        return await save(self, update)
+
+    monkeypatch.setattr(SqlStore, "save", full)
+    return failed_ones
+
+
+async def test_a_wait_that_cannot_be_ended_for_a_full_disk_is_ended_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = FakeWorker()
+    url = await worker.start()
+    worker.plan = lambda dispatch: [planned()]
+    async with running_controller(
+        tmp_path, remote_worker_url=url, remote_worker_capacity_timeout_seconds=0.5
+    ) as client:
+        await client.wait_connected()
+        running, waiting = await client.submit(0), await client.submit(1)
+        await client.wait(running, "running")
+        met = fail_saves(monkeypatch, lambda update: update.job.state is JobState.FAILED, times=1)
+        assert (await client.wait(waiting, "failed")).last_error_code == "REMOTE_WORKER_CAPACITY"
+        assert len(met) == 1
+    await worker.stop()
+
+
+async def test_a_job_that_came_back_waits_anew(tmp_path: Path) -> None:
+    """What it waited for before it ran is over: its limit counts from when it came back."""
+    worker = FakeWorker(slots=2)
+    url = await worker.start()
+    worker.plan = lambda dispatch: [planned()]
+    async with running_controller(
+        tmp_path, remote_worker_url=url, remote_worker_capacity_timeout_seconds=2.0
+    ) as client:
+        await client.wait_connected()
+        job_id = await client.submit()
+        started = (await client.wait(job_id, "running")).started_at.ToDatetime()
+        await asyncio.sleep(1.5)
+        worker.refuse = lambda dispatch: ServiceError(Reason.WORKER_FULL)
+        worker.held[(job_id, 1)].add(handed_back())
+        job = await client.wait(job_id, "failed")
+        assert (job.finished_at.ToDatetime() - started).total_seconds() >= 3.4
+    await worker.stop()
+
+
+async def test_a_cancel_while_the_controller_recovers_reaches_the_worker(
+    client: Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.plan = lambda dispatch: [planned()]
+    job_id = await client.submit()
+    await client.wait(job_id, "running", lambda job: job.last_event >= 3)
+    met = fail_saves(monkeypatch, lambda update: bool(update.segments), times=3)
+    held = worker.held[(job_id, 1)]
+    held.add(window(0, " one"))
+    async with asyncio.timeout(10):
+        while not met:  # noqa: ASYNC110 - the store rings no bell
+            await asyncio.sleep(0.001)
+    await client.cancel(job_id)
+    async with asyncio.timeout(10):
+        while worker.held:  # noqa: ASYNC110 - the fake rings no bell
+            await asyncio.sleep(0.01)
+    assert held.canceled
+    assert (await client.runtime()).queue.running == 0
+
+
+async def test_a_start_that_cannot_be_noted_for_a_full_disk_is_noted_later(
+    client: Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = fail_saves(monkeypatch, lambda update: update.job.state is JobState.RUNNING, times=2)
+    job = await client.wait(await client.submit(), "complete")
+    assert (job.attempt, len(met), len(worker.dispatched)) == (1, 2, 1)
