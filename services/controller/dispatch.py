@@ -7,7 +7,6 @@ nothing happened to. The queue is in memory; the store is what it is made from a
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from services.controller import wire
 from services.controller.attempt import Attempt, AttemptSettings, Ending, Stores, dismiss
 from services.controller.jobs import WAITING, ExecutionMode, Job, JobError, JobId, JobState
 from services.controller.run_stream import LinkLostError, upload_audio
-from services.controller.scheduling import ReadyQueue, demand_of
+from services.controller.scheduling import ReadyQueue, Waits, demand_of
 from services.controller.store.protocol import Dispatch
 from services.controller.workers import WorkerLink
 from services.runtime.backoff import Backoff
@@ -51,14 +50,6 @@ Work = Callable[[], Awaitable[Place | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """``mark`` is where its wait began, on the clock that waits are measured by."""
-
-    mode: ExecutionMode
-    mark: float
-
-
-@dataclass(frozen=True, slots=True)
 class DispatchSettings:
     """All in seconds, as the settings of the same names."""
 
@@ -83,9 +74,8 @@ class Dispatcher:
         self._links = links
         self._settings = settings
         self._queue = ReadyQueue()
-        self._waiting: dict[JobId, Waiting] = {}
-        self._deadlines: list[tuple[float, JobId]] = []
-        self._in_deadlines: set[tuple[float, JobId]] = set()
+        self._waiting: dict[JobId, ExecutionMode] = {}
+        self._waits = Waits()
         self._in_hand: set[JobId] = set()
         self._taken_meanwhile: set[JobId] = set()
         self._running: dict[JobId, Attempt] = {}
@@ -142,7 +132,7 @@ class Dispatcher:
 
     def depth(self) -> Counter[JobState]:
         """How many jobs wait and run; one that is being dispatched still waits."""
-        modes = Counter(waiting.mode for waiting in self._waiting.values())
+        modes = Counter(self._waiting.values())
         asked = Counter(attempt.job.state for attempt in self._running.values() if not attempt.abandoned)
         return Counter(
             {
@@ -255,13 +245,14 @@ class Dispatcher:
         if job.mode is ExecutionMode.LOCAL:
             self._want_local()
         else:
-            self._push_deadline((job.wait_mark, job.id))
-        self._waiting[job.id] = Waiting(job.mode, job.wait_mark)
+            self._waits.begin(job.id, job.wait_mark)
+        self._waiting[job.id] = job.mode
         put = self._queue.push_front if place is Place.FRONT else self._queue.push
         put(job.id, demand_of(job))
 
     def _leave_line(self, job_id: JobId) -> None:
         self._queue.discard(job_id)
+        self._waits.end(job_id)
         self._waiting.pop(job_id, None)
         self._refusals.pop(job_id, None)
 
@@ -322,6 +313,7 @@ class Dispatcher:
         )
         attempt = Attempt(job, number, link, self._stores, settings)
         self._running[job.id] = attempt
+        self._waits.end(job.id)
         self._waiting.pop(job.id, None)
         return attempt
 
@@ -402,7 +394,7 @@ class Dispatcher:
         clock, saved = self._stores.clock, self._stores.clock.read()
         longest = min(CLOCK_SAVE_SECONDS, self._settings.capacity_seconds * LATE_SHARE)
         while True:
-            await asyncio.sleep(min(longest, max(self._expire_oldest(), 0.05)))
+            await asyncio.sleep(min(longest, max(self._expire_longest(), 0.05)))
             if clock.read() - saved >= CLOCK_SAVE_SECONDS:
                 saved = clock.read()
                 try:
@@ -410,31 +402,24 @@ class Dispatcher:
                 except Exception:  # a full disk: it is written the next time
                     log.exception("remote_capacity_clock_not_saved")
 
-    def _push_deadline(self, entry: tuple[float, JobId]) -> None:
-        if entry not in self._in_deadlines:
-            self._in_deadlines.add(entry)
-            heapq.heappush(self._deadlines, entry)
-
-    def _expire_oldest(self) -> float:
+    def _expire_longest(self) -> float:
         """Has the jobs failed that waited too long; returns the seconds that the next one has left."""
         in_hand = []
         left = self._settings.capacity_seconds
-        while self._deadlines:
-            entry = mark, job_id = self._deadlines[0]
-            waiting = self._waiting.get(job_id)
-            current = waiting is not None and waiting.mark == mark
+        while (longest := self._waits.longest()) is not None:
+            mark, job_id = longest
             remaining = mark + self._settings.capacity_seconds - self._stores.clock.read()
-            if current and remaining > 0:
+            if remaining > 0:
                 left = remaining
                 break
-            self._in_deadlines.discard(heapq.heappop(self._deadlines))
-            if current and job_id in self._in_hand:
-                in_hand.append(entry)
-            elif current:
+            if job_id in self._in_hand:
+                self._waits.end(job_id)
+                in_hand.append((job_id, mark))
+            else:
                 self._leave_line(job_id)
                 self._take_in_hand(job_id, partial(self._expire, job_id))
-        for entry in in_hand:  # looked at again once it was let go
-            self._push_deadline(entry)
+        for job_id, mark in in_hand:  # looked at again once it was let go
+            self._waits.begin(job_id, mark)
         return min(left, 1.0) if in_hand else left
 
     async def _expire(self, job_id: JobId) -> None:

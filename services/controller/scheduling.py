@@ -6,6 +6,7 @@ lines it can serve, so a job that nobody can serve now does not hold up the othe
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -128,6 +129,34 @@ class ReadyQueue:
         if line:
             return line[0][0]
         del self._lines[demand]
+        return None
+
+
+class Waits:
+    """Where the waits of jobs began, the longest wait first; a wait that ended is passed over when its turn comes."""
+
+    def __init__(self) -> None:
+        self._marks: dict[JobId, float] = {}
+        self._heap: list[tuple[float, JobId]] = []
+        self._in_heap: set[tuple[float, JobId]] = set()
+
+    def begin(self, job_id: JobId, mark: float) -> None:
+        """The job waits since ``mark``, and no longer since any other."""
+        self._marks[job_id] = mark
+        if (mark, job_id) not in self._in_heap:
+            self._in_heap.add((mark, job_id))
+            heapq.heappush(self._heap, (mark, job_id))
+
+    def end(self, job_id: JobId) -> None:
+        self._marks.pop(job_id, None)
+
+    def longest(self) -> tuple[float, JobId] | None:
+        """(mark, job) of whoever waits longest; None while nobody waits."""
+        while self._heap:
+            mark, job_id = self._heap[0]
+            if self._marks.get(job_id) == mark:
+                return mark, job_id
+            self._in_heap.discard(heapq.heappop(self._heap))
         return None
 
 

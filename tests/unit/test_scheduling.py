@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.controller.jobs import ExecutionMode, Job, JobId, Options, Owner, Recording, UploadId
-from services.controller.scheduling import Demand, Offer, ReadyQueue, demand_of
+from services.controller.scheduling import Demand, Offer, ReadyQueue, Waits, demand_of
 
 REMOTE, LOCAL = ExecutionMode.REMOTE, ExecutionMode.LOCAL
 ANY = Demand(REMOTE, "", False)
@@ -243,3 +243,36 @@ def test_the_next_job_of_a_worker_is_known_before_it_has_room_and_stays_in_line(
     assert waiting.upcoming(offer(credits=0, models=frozenset({"turbo"}), mode=LOCAL)) is None
     assert drain(waiting, offer(credits=1))[:2] == ["first", "second"]
     assert waiting.upcoming(full) is None
+
+
+def test_whoever_waits_longest_is_known_whatever_the_order_of_arrival() -> None:
+    waits = Waits()
+    for name, mark in (("late", 9.0), ("early", 1.0), ("middle", 5.0)):
+        waits.begin(JobId(name), mark)
+    order = []
+    while (longest := waits.longest()) is not None:
+        order.append(longest[1])
+        waits.end(longest[1])
+    assert order == ["early", "middle", "late"]
+
+
+def test_a_wait_that_begins_anew_no_longer_counts_from_before() -> None:
+    waits = Waits()
+    waits.begin(JobId("j"), 1.0)
+    waits.end(JobId("j"))
+    waits.begin(JobId("j"), 7.0)
+    assert waits.longest() == (7.0, "j")
+    waits.begin(JobId("j"), 8.0)
+    assert waits.longest() == (8.0, "j")
+
+
+def test_a_job_that_is_refused_again_and_again_is_kept_once() -> None:
+    waits = Waits()
+    waits.begin(JobId("old"), 0.0)
+    for _ in range(1000):
+        waits.begin(JobId("j"), 1.0)
+        waits.end(JobId("j"))
+    assert len(waits._heap) == 2
+    waits.end(JobId("old"))
+    assert waits.longest() is None
+    assert len(waits._heap) == 0
