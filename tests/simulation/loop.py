@@ -1,0 +1,103 @@
+"""An asyncio loop on virtual time: nothing waits, and the same seed takes the same steps.
+
+Invariant: time moves only when nothing is ready, to the next timer. Tasks hash by their number, not their address,
+so that sets of them are walked in the same order in every run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from asyncio import base_events
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from random import Random
+from typing import Any
+
+
+class StuckError(Exception):
+    """Nothing is scheduled and the world has not ended, or it went on for too long."""
+
+
+class NumberedTask(asyncio.Task[Any]):
+    """A task whose hash is the same in every run."""
+
+    _number = 0
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class VirtualLoop(base_events.BaseEventLoop):
+    """``most_steps``: callbacks before the loop gives up; ``on_task`` is told of every task."""
+
+    def __init__(self, random: Random, most_steps: int, on_task: Callable[[NumberedTask, Context | None], None]) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._random = random
+        self._most_steps = most_steps
+        self._on_task = on_task
+        self._tasks_made = 0
+        self.steps = 0
+        self.set_task_factory(self._make_task)
+
+    def time(self) -> float:
+        return self._now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """In line, after a moment."""
+        done = self.create_future()
+        self.call_later(self._random.uniform(0, 0.01), _settle, done, func, args)
+        return done
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def _make_task(self, loop: Any, coro: Coroutine[Any, Any, Any], **more: Any) -> NumberedTask:
+        task = NumberedTask.__new__(NumberedTask)
+        self._tasks_made += 1
+        task._number = self._tasks_made
+        task.__init__(coro, loop=self, **more)  # type: ignore[misc]  # the number must be there before it is registered
+        task._log_destroy_pending = False
+        self._on_task(task, more.get("context"))
+        return task
+
+    def _run_once(self) -> None:
+        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
+        if not ready:
+            while scheduled and scheduled[0]._cancelled:
+                heapq.heappop(scheduled)._scheduled = False
+            if not scheduled:
+                raise StuckError("nothing is scheduled any more")
+            self._now = max(self._now, scheduled[0]._when)
+        while scheduled and scheduled[0]._when <= self._now:
+            timer = heapq.heappop(scheduled)
+            timer._scheduled = False
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                self.steps += 1
+                handle._run()
+        if self.steps > self._most_steps:
+            raise StuckError(f"{self.steps} steps, at {self._now:.3f} s")
+
+    def _process_events(self, event_list: Any) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        pass
+
+
+def _settle(done: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    if done.cancelled():
+        return
+    try:
+        done.set_result(func(*args))
+    except Exception as error:  # noqa: BLE001 - as an executor does
+        done.set_exception(error)
