@@ -329,7 +329,8 @@ class VirtualCall:
         if self.done():
             return False
         self._canceled = True
-        self._up.send(BROKEN)
+        if self._served is not None:
+            self._up.send(BROKEN)
         self._over()
         if self._reader is not None:
             self._reader.cancel()
@@ -409,7 +410,7 @@ class VirtualCall:
         if self.done():
             return
         self._ended = ended
-        if ended is LATE:
+        if ended is LATE and self._served is not None:
             self._up.send(BROKEN)
         self._over()
         self._wake()

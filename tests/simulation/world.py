@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ def simulate(seed: int, machine: Machine, trace: bool = False, lines: int = TRAC
     Log.note = world.note if trace else None
     Log.error = world.log_error
     WatchedQueue.fail = world.fail
+    loop.set_exception_handler(lambda _, context: world.loop_failed(context))
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(world.run())
@@ -122,11 +124,15 @@ class World:
 
     def log_error(self, event: str, values: dict[str, Any]) -> None:
         """An exception that a service logged as one that it did not expect."""
-        import sys
-
         error = sys.exc_info()[1]
         if not isinstance(error, StoreFullError | DiskError):
             self.unexpected(error or Exception(event))
+
+    def loop_failed(self, context: dict[str, Any]) -> None:
+        """A callback raised, or an exception that nobody looked at."""
+        process = CURRENT.get()
+        if process is None or process.alive:
+            self.fail("nothing unexpected", f"{context.get('message')}: {context.get('exception')!r}")
 
     def unexpected(self, error: BaseException) -> None:
         process = CURRENT.get()
