@@ -133,3 +133,4 @@ class ControllerMachine:
             self.armed = ""
             self._world.note("dies at a commit", self.name, when)
             self.crash()
+            self._world.faults.restart(self)

@@ -132,6 +132,8 @@ class SimulatedEngine:
                 if work.key in self._canceled:
                     yield Canceled()
                     return
+                if isinstance(report, WindowFinished):
+                    self._decoded(work.key, report.index)
                 yield report
         finally:
             self.running.pop(work.key, None)
@@ -155,7 +157,6 @@ class SimulatedEngine:
             await self._work(0.6)
             if self._random.random() < self.crash_chance:
                 self.crash()
-            self._decoded(work.key, window.index)
             yield WindowFinished(window.index, segments(sha256, self._revision, window.index))
             yield Progress(100 * (window.index + 1) / len(made.windows))
         yield Completed(made.duration, 0.5)

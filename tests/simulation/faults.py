@@ -92,19 +92,15 @@ class Faults:
         if worker.alive:
             self._begin("worker crash", worker.url)
             worker.crash()
-            await self._restart(worker, 8.0)
+            self.restart(worker, 8.0)
 
     async def _crash_worker_at_window(self) -> None:
         worker = self._worker()
         if worker.alive:
             self._begin("worker crash at a window", worker.url)
             worker.armed = True
-            process = worker.process
             await asyncio.sleep(5.0)
-            if worker.armed:
-                worker.armed = False
-            elif worker.process is process:
-                await self._restart(worker, 4.0)
+            worker.armed = False
 
     async def _lose_worker(self) -> None:
         worker = self._worker()
@@ -112,38 +108,38 @@ class Faults:
             self._begin("worker lost with its disk", worker.url)
             worker.crash()
             worker.wipe()
-            await self._restart(worker, 8.0)
+            self.restart(worker, 8.0)
 
     async def _drain_worker(self) -> None:
         worker = self._worker()
         if worker.alive:
             self._begin("worker drained", worker.url)
             await worker.drain()
-            await self._restart(worker, 4.0)
+            self.restart(worker, 4.0)
 
     async def _crash_controller(self) -> None:
         controller = self._controller()
         if controller.alive:
             self._begin("controller crash", controller.name)
             controller.crash()
-            await self._restart(controller, 6.0)
+            self.restart(controller, 6.0)
 
     async def _crash_controller_at_commit(self) -> None:
         controller = self._controller()
         if controller.alive:
             self._begin("controller crash at a commit", controller.name)
             controller.armed = self._random.choice(("before", "after"))
-            process = controller.process
             await asyncio.sleep(3.0)
-            if controller.armed:
-                controller.armed = ""
-            elif controller.process is process:
-                await self._restart(controller, 3.0)
+            controller.armed = ""
 
-    async def _restart(self, machine: WorkerMachine | ControllerMachine, longest: float) -> None:
-        await self._wait(longest)
+    def restart(self, machine: WorkerMachine | ControllerMachine, longest: float = 8.0) -> None:
+        """After a while, by whoever watches over the machine."""
+        wait = self._random.choice((0.01, self._random.uniform(0.05, longest / 4), longest))
+        self._world.loop.call_later(wait, self._start, machine)
+
+    def _start(self, machine: WorkerMachine | ControllerMachine) -> None:
         if not machine.alive:
-            self._world.note("restarts", machine.process.name if machine.process else "")
+            self._world.note("starts", machine.name)
             machine.start()
 
     async def _crash_engine(self) -> None:

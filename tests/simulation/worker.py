@@ -48,7 +48,7 @@ class WorkerMachine:
     """``revision`` is its model's: plans of two revisions differ."""
 
     def __init__(self, world: World, number: int, slots: int, revision: str) -> None:
-        self.url = f"worker-{number}"
+        self.name = self.url = f"worker-{number}"
         self.slots = slots
         self.revision = revision
         self.disk = Disk()
@@ -115,5 +115,7 @@ class WorkerMachine:
         self._world.decoded(self, key, window, (life, crashes))
         if self.armed:
             self.armed = False
+            self._world.note("dies at a window", self.name)
             self.crash()
+            self._world.faults.restart(self)
             life.require_life()

@@ -235,7 +235,7 @@ class World:
 
     async def _judge(self, before: list[asyncio.Task[Any]]) -> None:
         """Waits for the end of everything, for so long as it may take."""
-        await asyncio.wait(before)
+        await asyncio.wait(before, timeout=2 * END_SECONDS)
         deadline = self.loop.time() + END_SECONDS
         while self._unfinished() and self.loop.time() < deadline:
             await asyncio.sleep(LOOK_SECONDS)
