@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 
+from tests.simulation.mutants import MUTANTS, hunt
 from tests.simulation.patches import machine_replaced
 from tests.simulation.world import Result, simulate
 
@@ -80,6 +81,21 @@ def show(result: Result, lines: int) -> None:
         print(f"  {line}")
 
 
+def show_mutants(most: int, jobs: int) -> int:
+    missed = 0
+    with get_context("fork").Pool(jobs) as pool:
+        caught = pool.imap(partial(hunt_numbered, most), range(len(MUTANTS)))
+        for mutant, found in zip(MUTANTS, caught, strict=True):
+            missed += found is None
+            said = f"seed {found[0]}, {found[1]}" if found else "NOT CAUGHT"
+            print(f"{mutant.name:60} {said}", flush=True)
+    return int(missed > 0)
+
+
+def hunt_numbered(most: int, number: int) -> tuple[int, str] | None:
+    return hunt(MUTANTS[number], most)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
@@ -87,7 +103,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--replay", type=int, metavar="SEED", help="runs one seed and prints its trace")
     parser.add_argument("--lines", type=int, default=LAST_LINES, help="of a trace")
+    parser.add_argument("--mutants", action="store_true", help="breaks each rule and tells which seed notices")
     given = parser.parse_args()
+    if given.mutants:
+        return show_mutants(given.seeds, given.jobs)
     if given.replay is not None:
         result = replay(given.replay, given.lines)
         show(result, given.lines)

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from random import Random
 
-from services.runtime.bell import Bell
 from services.worker.work import (
     AttemptKey,
     Canceled,
@@ -45,7 +44,11 @@ def plan(sha256: str, revision: str) -> WindowPlan:
     """3 to 8 windows; ``revision`` is the model's, and plans of two revisions differ."""
     count = 3 + zlib.crc32(f"{sha256} {revision}".encode()) % 6
     windows = tuple(Window(i, i * WINDOW_SECONDS, (i + 1) * WINDOW_SECONDS) for i in range(count))
-    return WindowPlan(f"fingerprint {revision}", "en", 0.9, count * WINDOW_SECONDS, windows)
+    return WindowPlan(fingerprint(revision), "en", 0.9, count * WINDOW_SECONDS, windows)
+
+
+def fingerprint(revision: str) -> str:
+    return f"fingerprint {revision}"
 
 
 def segments(sha256: str, revision: str, window: int) -> tuple[Segment, ...]:
@@ -80,16 +83,16 @@ class SimulatedEngine:
         fail: Callable[[str, str], None],
     ) -> None:
         self.running: dict[AttemptKey, Work] = {}
-        self.crash_chance = 0.0
-        """The probability that a window takes the engine down; the world sets it while faults happen."""
+        self.forgetful = False
+        """Whether it decodes finished windows again, as an engine may that batches across them."""
         self._random = random
         self._slots = slots
         self._revision = revision
         self._decoded = decoded
         self._fail = fail
         self._canceled: set[AttemptKey] = set()
+        self._newest: dict[str, int] = {}
         self._crashes = 0
-        self._moved = Bell()
 
     @property
     def state(self) -> EngineState:
@@ -108,11 +111,14 @@ class SimulatedEngine:
     def crash(self) -> None:
         """All that runs ends in Failed, as when the engine's process dies."""
         self._crashes += 1
-        self._moved.ring()
 
     def run(self, work: Work) -> AsyncIterator[Report]:
         if work.key in self.running:
             self._fail("engine", f"{work.key} runs already")
+        newest = self._newest.get(work.key.job_id, 0)
+        if work.key.attempt < newest:
+            self._fail("newest attempt", f"{work.key} runs, though {newest} ran")
+        self._newest[work.key.job_id] = max(newest, work.key.attempt)
         self.running[work.key] = work
         self._canceled.discard(work.key)
         if len(self.running) > self._slots:
@@ -132,7 +138,7 @@ class SimulatedEngine:
                 if work.key in self._canceled:
                     yield Canceled()
                     return
-                if isinstance(report, WindowFinished):
+                if isinstance(report, WindowFinished) and report.index not in _told(work):
                     self._decoded(work.key, report.index)
                 yield report
         finally:
@@ -152,11 +158,9 @@ class SimulatedEngine:
         yield StageChanged("transcribing")
         done = finished.finished_windows if same else frozenset()
         for window in made.windows:
-            if window.index in done:
+            if window.index in done and not self.forgetful:
                 continue
             await self._work(0.6)
-            if self._random.random() < self.crash_chance:
-                self.crash()
             yield WindowFinished(window.index, segments(sha256, self._revision, window.index))
             yield Progress(100 * (window.index + 1) / len(made.windows))
         yield Completed(made.duration, 0.5)
@@ -165,3 +169,7 @@ class SimulatedEngine:
         if self._random.random() < 0.1:  # several reports at the same moment
             return
         await asyncio.sleep(self._random.expovariate(1 / seconds))
+
+
+def _told(work: Work) -> frozenset[int]:
+    return work.finished.finished_windows if work.finished is not None else frozenset()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from services.worker.work import AttemptKey
 from tests.simulation.network import Road
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 MOST_FAULTS = 14
+
+LINK_FAULTS = ("link broken", "road closed", "road slow")
+CONTROLLER_FAULTS = ("controller crash", "controller crash at a commit")
+
+LONG_DELAY = 0.01
+"""Seconds: above it a network is slow even without a fault."""
 
 
 class Faults:
@@ -31,6 +38,7 @@ class Faults:
             self._crash_controller_at_commit,
             self._drain_worker,
             self._lose_worker,
+            self._remove_worker,
             self._break_link,
             self._close_road,
             self._slow_road,
@@ -42,18 +50,21 @@ class Faults:
     def count_decode(self) -> None:
         self.counted["windows decoded"] += 1
 
-    def explanation(self) -> str:
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come between a controller and its workers so far."""
+        world = self._world
+        troubled = any(self.counted[kind] for kind in (*LINK_FAULTS, *CONTROLLER_FAULTS, "store trouble"))
+        return not troubled and not world.network.repeats and world.network.weather.delay < LONG_DELAY
+
+    def explanation(self, controller: ControllerMachine, key: AttemptKey) -> str:
         """Why an attempt may have been given up at a worker that lives on."""
         if self._world.network.repeats:
             return "repeated call"
-        if self.counted["store trouble"]:
-            return "store trouble"
-        if any(self.counted[kind] for kind in ("link broken", "road closed", "road slow")):
+        if any(self.counted[kind] for kind in LINK_FAULTS):
             return "link lost"
-        if self.counted["controller crash"] or self.counted["controller crash at a commit"]:
-            return "controller crashed"
-        if self._world.network.weather.delay > 0.01:
-            return "link lost"
+        if key.job_id in controller.asking_at_crash:
+            return "controller crashed while it asked"
         return ""
 
     async def run(self, seconds: float) -> None:
@@ -109,6 +120,14 @@ class Faults:
             worker.crash()
             worker.wipe()
             self.restart(worker, 8.0)
+
+    async def _remove_worker(self) -> None:
+        """For good; one is left."""
+        worker = self._worker()
+        if len(self._world.workers) > 1 and not any(one.gone for one in self._world.workers):
+            self._begin("worker gone for good", worker.url)
+            worker.gone = True
+            worker.crash()
 
     async def _drain_worker(self) -> None:
         worker = self._worker()

@@ -8,11 +8,16 @@ from typing import Any
 
 from services.controller.jobs import Job, JobError, JobId, JobState, JobUpdate
 from services.controller.scheduling import Demand, Offer, ReadyQueue
+from services.worker.work import AttemptKey
 from tests.fakes.store import Row, Tables
 from tests.simulation import engine
 
 Fail = Callable[[str, str], None]
 """Takes the invariant's name and what was seen."""
+
+
+CANCEL_SECONDS = 1.0
+"""After so long a cancel was heard; a window that is being decoded may still be told."""
 
 
 class Rules:
@@ -23,10 +28,11 @@ class Rules:
         self._note = note
         self.submitted: dict[JobId, None] = {}
         """Acknowledged to their clients."""
-        self.canceled: dict[JobId, None] = {}
-        """Whose cancel was acknowledged."""
+        self.canceled: dict[JobId, float] = {}
+        """Whose cancel was acknowledged, and when."""
         self.wanted_canceled: dict[JobId, None] = {}
         """Whose cancel was asked for."""
+        self._decoded_canceled: Counter[str] = Counter()
 
     def created(self, tables: Tables, jobs: Sequence[Job]) -> None:
         self._note("created", [job.id for job in jobs])
@@ -58,6 +64,29 @@ class Rules:
         known = row.attempts.get(attempt)
         if known is not None and known.worker_url != url and known.ending != "refused":
             self._fail("attempt at one worker", f"{job.id}/{attempt} asked of {known.worker_url}, then of {url}")
+
+    def decoding(self, tables: Tables, key: AttemptKey, window: int, fingerprint: str) -> None:
+        """The newest attempt leaves out what is durable."""
+        row = tables.jobs[JobId(key.job_id)]
+        if key.attempt == max(row.attempts) and window in row.windows and row.plan:
+            if row.plan.fingerprint == fingerprint:
+                self._fail("durable once", f"{key} decodes window {window}, of which the segments are durable")
+
+    def decoding_canceled(self, key: AttemptKey, now: float) -> None:
+        """On a network without trouble the worker hears of a cancel."""
+        canceled_at = self.canceled.get(JobId(key.job_id))
+        if canceled_at is not None and now > canceled_at + CANCEL_SECONDS:
+            self._decoded_canceled[key.job_id] += 1
+            if self._decoded_canceled[key.job_id] > 1:
+                self._fail("cancel heard", f"{key} decodes {now - canceled_at:.1f} s after its cancel")
+
+    def asking(self, tables: Tables) -> set[JobId]:
+        """Jobs of which a worker may have been asked, and nobody knows what came of it."""
+        return {
+            job_id
+            for job_id, row in tables.jobs.items()
+            if row.attempts and max(row.attempts) > row.job.attempt and not row.attempts[max(row.attempts)].ending
+        }
 
     def _check_states(self, old: Job, new: Job) -> None:
         if old.state.ended:
@@ -91,6 +120,9 @@ class Rules:
         for job_id in self.canceled:
             if tables.jobs[job_id].job.state is not JobState.CANCELED:
                 self._fail("cancel kept", f"{job_id} was canceled and is {tables.jobs[job_id].job.state.value}")
+        requests = Counter(row.request_id for row in tables.jobs.values())
+        if requests and max(requests.values()) > 1:
+            self._fail("submitted once", f"jobs by request: {requests}")
         for row in tables.jobs.values():
             self._check_ended(row)
 

@@ -54,12 +54,17 @@ class WorkerMachine:
         self.disk = Disk()
         self.process: Process | None = None
         self.engine_crashes = 0
+        self.forgetful = False
+        self.gone = False
+        """Whether it never comes back."""
         self.armed = False
         """Whether it dies at its next window."""
         self._world = world
         self._random: Random = world.random
 
     def start(self) -> None:
+        if self.gone:
+            return
         self.process = Process(self.url)
         self.process.call(self._build)
 
@@ -67,7 +72,7 @@ class WorkerMachine:
         world, process = self._world, self.process
         assert process is not None
         self.engine = SimulatedEngine(self._random, self.slots, self.revision, self._decoded, world.fail)
-        self.engine.crash_chance = world.crash_chance
+        self.engine.forgetful = self.forgetful
         offer = Offer("demo", 1 << 30, f"{self.url}-{next(world.numbers)}", 0.0)
         self.status = WorkerStatus(offer, self.slots, STATE, world.loop.time)
         self.attempts = Attempts(self.engine, self.status, NO_METRICS, world.spawner(process), world.loop.time)
@@ -101,7 +106,7 @@ class WorkerMachine:
     def holds(self) -> str:
         """What it still has in hand; nothing when all is over."""
         if not self.alive:
-            return "it is down"
+            return "" if self.gone else "it is down"
         held = [str(key) for key in self.attempts.held()]
         taken, running = self.status.slots.taken, [str(key) for key in self.engine.running]
         return f"holds {held}, runs {running}, {taken} slots taken" if held or running or taken else ""

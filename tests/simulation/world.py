@@ -21,6 +21,7 @@ from services.contract.errors import Reason, ServiceError
 from services.controller.jobs import JobId
 from services.controller.store.protocol import StoreFullError
 from services.worker.work import AttemptKey
+from tests.simulation import engine
 from tests.simulation.controller import INTERVAL_SECONDS, OWNER, CallBrokeError, ControllerMachine
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Decodes, WatchedQueue
@@ -94,7 +95,6 @@ class World:
         self._trace: deque[str] | None = deque(maxlen=lines) if trace else None
         self._digest = hashlib.sha256()
         self._over = asyncio.Event()
-        self.crash_chance = 0.0
         weather = Weather(random.choice((0.001, 0.004, 0.03)), random.choice((0.0, 0.0, 0.0, 0.05, 0.2)))
         self.network = Network(loop, random, weather)
         self.decodes = Decodes(self.fail)
@@ -103,6 +103,7 @@ class World:
             WorkerMachine(self, number, random.randint(1, 2), str(number) if mixed else "0")
             for number in range(random.randint(1, 3))
         ]
+        self.workers[0].forgetful = random.random() < 0.05
         self.controllers = [
             ControllerMachine(self, number, random.choice((3.0, 8.0, 20.0)))
             for number in range(random.choice((1, 1, 2)))
@@ -156,6 +157,12 @@ class World:
     def decoded(self, worker: WorkerMachine, key: AttemptKey, window: int, life: tuple[Process, int]) -> None:
         self.note("decoded", worker.url, key, window)
         self.faults.count_decode()
+        controller = next(one for one in self.controllers if key.job_id in one.tables.jobs)
+        fingerprint = engine.fingerprint(worker.revision)
+        if not self.network.repeats:
+            controller.rules.decoding(controller.tables, key, window, fingerprint)
+        if self.faults.quiet:
+            controller.rules.decoding_canceled(key, self.loop.time())
 
         def explain(before: Any) -> str:
             process, engine_crashes = before
@@ -163,7 +170,7 @@ class World:
                 return "worker ended"
             if process is life[0] and engine_crashes < worker.engine_crashes:
                 return "engine crashed"
-            return self.faults.explanation()
+            return self.faults.explanation(controller, key)
 
         self.decodes.note(key.job_id, worker.revision, window, life, explain)
 
@@ -224,7 +231,7 @@ class World:
                 self.fail("cancel answered", repr(refused))
             return
         self.note("cancel acknowledged", job_id)
-        controller.rules.canceled[job_id] = None
+        controller.rules.canceled[job_id] = self.loop.time()
 
     async def _ask(self, controller: ControllerMachine, ask: Any) -> Any:
         while True:
