@@ -44,8 +44,9 @@ CRASHES_ALLOWED = 3
 """Attempts that an engine's death may cost a job: after so many it is the recording that kills it."""
 
 
-NOT_HELD = frozenset({Reason.ATTEMPT_UNKNOWN, Reason.ATTEMPT_STALE, Reason.STREAM_TAKEN_OVER})
-"""What a worker says of an attempt that it does not have for this controller."""
+NOT_HELD = frozenset({Reason.ATTEMPT_UNKNOWN, Reason.ATTEMPT_STALE})
+"""What a worker says of an attempt that it does not have. A stream that was taken over is none of them: whoever did it
+(a call that the network repeated) does not follow the attempt, and this side takes it back."""
 
 
 @dataclass(frozen=True, slots=True)
