@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import IntegrityError
 
 from services.controller.jobs import (
+    ATTEMPT_TRANSITIONS,
+    AttemptState,
     Change,
     FinalSegment,
     FinishedWork,
@@ -133,6 +135,8 @@ class MemoryStore:
         if row is None or row.job.version != update.job.version:
             raise ConflictError(update.job.id)
         _require_details_new(row, update)
+        if update.attempt_ended is not None:
+            _move_attempt(row, update.job.attempt, update.attempt_ended)
         row.job = _kept(replace(update.job, version=update.job.version + 1))
         _write_details(row, update)
         return row.job
@@ -143,20 +147,24 @@ class MemoryStore:
     # --- attempts and what they made
 
     async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
-        self.tables.jobs[job.id].attempts[attempt] = Dispatch(attempt, worker.url, "")
+        attempts = self.tables.jobs[job.id].attempts
+        known = attempts.get(attempt)
+        if AttemptState.ASKED not in ATTEMPT_TRANSITIONS[known.state if known else None]:
+            raise ConflictError(job.id)
+        attempts[attempt] = Dispatch(attempt, worker.url, AttemptState.ASKED)
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
         row = self.tables.jobs.get(job_id)
         return row.attempts[max(row.attempts)] if row and row.attempts else None
 
-    async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None:
+    async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:
         row = self.tables.jobs.get(job_id)
-        if row and attempt in row.attempts:
-            row.attempts[attempt] = replace(row.attempts[attempt], ending=ending)
+        if row is not None:
+            _move_attempt(row, attempt, state)
 
     async def crashes(self, job_id: JobId) -> int:
         row = self.tables.jobs.get(job_id)
-        return sum(dispatch.ending == "crashed" for dispatch in row.attempts.values()) if row else 0
+        return sum(dispatch.state is AttemptState.CRASHED for dispatch in row.attempts.values()) if row else 0
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
         row = self.tables.jobs.get(job_id)
@@ -199,6 +207,12 @@ def _write_details(row: Row, update: JobUpdate) -> None:
     row.windows |= set(update.finished_windows)
     row.changes |= {change.number: change for change in update.changes}
     row.segments |= {final.number: final for final in update.segments}
+
+
+def _move_attempt(row: Row, number: int, state: AttemptState) -> None:
+    known = row.attempts.get(number)
+    if known is not None and state in ATTEMPT_TRANSITIONS[known.state]:
+        row.attempts[number] = replace(known, state=state)
 
 
 def _require_details_new(row: Row, update: JobUpdate) -> None:

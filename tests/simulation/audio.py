@@ -15,6 +15,7 @@ from random import Random
 
 from services.contract.errors import Reason, ServiceError
 from services.worker.audio import Committed, Recording
+from tests.simulation.journal import Pages
 from tests.simulation.process import Process
 
 
@@ -24,6 +25,7 @@ class Disk:
 
     whole: dict[str, bytes] = field(default_factory=dict)
     partial: dict[str, bytes] = field(default_factory=dict)
+    journal: Pages = field(default_factory=Pages)
     full: bool = False
 
 

@@ -164,7 +164,7 @@ class Faults:
     async def _crash_engine(self) -> None:
         """At once, or whenever a window is decoded for a while."""
         worker = self._worker()
-        if not worker.alive:
+        if not worker.alive or not worker.serving:
             return
         self._begin("engine crash", worker.url)
         worker.engine_crashes += 1
@@ -198,9 +198,11 @@ class Faults:
     async def _fill_disk(self) -> None:
         worker = self._worker()
         self._begin("worker's disk full", worker.url)
-        worker.disk.full = True
+        disk = worker.disk
+        disk.full = disk.journal.reserved = True
+        disk.journal.full = self._random.random() < 0.3
         await self._wait(10.0)
-        worker.disk.full = False
+        disk.full = disk.journal.reserved = disk.journal.full = False
 
     async def _trouble_store(self) -> None:
         controller = self._controller()

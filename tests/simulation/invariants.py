@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from services.controller.jobs import Job, JobError, JobId, JobState, JobUpdate
+from services.controller.jobs import AttemptState, Job, JobError, JobId, JobState, JobUpdate
 from services.controller.scheduling import Demand, Offer, ReadyQueue
 from services.worker.work import AttemptKey
 from tests.fakes.store import Row, Tables
@@ -55,15 +55,19 @@ class Rules:
 
         return check
 
-    def dispatching(self, tables: Tables, job: Job, attempt: int, url: str) -> None:
+    def dispatching(self, tables: Tables, job: Job, attempt: int, url: str) -> Callable[[], None]:
+        """Looks before it is written; what is returned judges it once it is."""
         row = tables.jobs[job.id]
-        self._note("dispatching", job.id, attempt, url)
-        highest = max(row.attempts, default=0)
-        if attempt < highest or attempt <= row.job.attempt:
-            self._fail("attempts grow", f"{job.id}: {attempt} after {highest} (job {row.job.attempt})")
-        known = row.attempts.get(attempt)
-        if known is not None and known.worker_url != url and known.ending != "refused":
-            self._fail("attempt at one worker", f"{job.id}/{attempt} asked of {known.worker_url}, then of {url}")
+        highest, known = max(row.attempts, default=0), row.attempts.get(attempt)
+
+        def check() -> None:
+            self._note("dispatching", job.id, attempt, url)
+            if attempt < highest or attempt <= row.job.attempt:
+                self._fail("attempts grow", f"{job.id}: {attempt} after {highest} (job {row.job.attempt})")
+            if known is not None and known.worker_url != url and known.state is not AttemptState.REFUSED:
+                self._fail("attempt at one worker", f"{job.id}/{attempt} asked of {known.worker_url}, then of {url}")
+
+        return check
 
     def decoding(self, tables: Tables, key: AttemptKey, window: int, fingerprint: str) -> None:
         """The newest attempt leaves out what is durable."""
@@ -85,7 +89,7 @@ class Rules:
         return {
             job_id
             for job_id, row in tables.jobs.items()
-            if row.attempts and max(row.attempts) > row.job.attempt and not row.attempts[max(row.attempts)].ending
+            if row.attempts and max(row.attempts) > row.job.attempt and row.attempts[max(row.attempts)].state is AttemptState.ASKED
         }
 
     def _check_states(self, old: Job, new: Job) -> None:
@@ -134,7 +138,7 @@ class Rules:
             if job.id not in self.wanted_canceled:
                 self._fail("cancel asked", f"{job.id} is canceled and nobody asked")
         elif job.state is JobState.FAILED:
-            if sum(asked.ending == "crashed" for asked in row.attempts.values()) < 2:
+            if sum(asked.state is AttemptState.CRASHED for asked in row.attempts.values()) < 2:
                 self._fail("failed for a reason", f"{job.id}: {_said(job.error)}, {list(row.attempts.values())}")
         else:
             self._fail("all end", f"{job.id} is {job.state.value} ({job.stage}, attempt {job.attempt})")
@@ -157,42 +161,43 @@ class Rules:
 
 
 class WatchedQueue(ReadyQueue):
-    """Jobs that want the same leave in the order in which they came, unless they had a turn before."""
+    """Jobs that want the same leave in the order in which they came, however often they come back."""
 
     fail: Fail
 
     def __init__(self) -> None:
         super().__init__()
-        self._line: dict[JobId, Demand] = {}
-        self._taken: set[JobId] = set()
+        self._line: dict[JobId, Demand | None] = {}
+
+    def arrive(self, job_id: JobId) -> None:
+        self._line.setdefault(job_id, None)
+        super().arrive(job_id)
 
     def push(self, job_id: JobId, demand: Demand) -> None:
-        self._line.setdefault(job_id, demand)
+        self._line.setdefault(job_id, None)
+        self._line[job_id] = demand
         super().push(job_id, demand)
 
-    def push_front(self, job_id: JobId, demand: Demand) -> None:
-        self._line.setdefault(job_id, demand)
-        self._taken.add(job_id)
-        super().push_front(job_id, demand)
+    def push_back(self, job_id: JobId, demand: Demand) -> None:
+        if job_id not in self:
+            self._line.pop(job_id, None)
+        super().push_back(job_id, demand)
 
-    def discard(self, job_id: JobId) -> None:
-        self._taken.add(job_id)
-        super().discard(job_id)
+    def forget(self, job_id: JobId) -> None:
+        self._line.pop(job_id, None)
+        super().forget(job_id)
 
     def take(self, offers: Iterable[Offer]) -> tuple[JobId, str] | None:
         taken = super().take(offers)
         if taken is not None:
             self._check(taken[0])
-            self._taken.add(taken[0])
         return taken
 
     def _check(self, job_id: JobId) -> None:
-        if job_id in self._taken:
-            return
         for other, demand in self._line.items():
             if other == job_id:
                 return
-            if other in self and other not in self._taken and demand == self._line[job_id]:
+            if other in self and demand == self._line[job_id]:
                 WatchedQueue.fail("in order", f"{job_id} leaves before {other}")
 
 

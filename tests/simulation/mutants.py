@@ -13,12 +13,12 @@ from unittest import mock
 
 from services.controller import dispatch, wire
 from services.controller.api_jobs import JobApi
-from services.controller.attempt import Attempt, Ending
+from services.controller.attempt import Attempt
 from services.controller.dispatch import Dispatcher
-from services.controller.jobs import Job, JobError, JobUpdate, with_segments
+from services.controller.jobs import AttemptState, Job, JobError, JobUpdate, with_segments
 from services.controller.run_stream import LinkLostError
 from services.controller.scheduling import ReadyQueue
-from services.worker.attempts import Attempt as HeldAttempt
+from services.worker.attempt import Attempt as HeldAttempt
 from services.worker.attempts import Attempts
 from services.worker.status import WorkerStatus
 from tests.fakes.store import MemoryStore
@@ -54,7 +54,7 @@ def hunt(mutant: Mutant, most: int, first: int = 0) -> tuple[int, str] | None:
 # --- the controller's
 
 
-async def _acknowledges_first(self: Any) -> Ending:
+async def _acknowledges_first(self: Any) -> AttemptState:
     while True:
         events = await self._next()
         if events is None:
@@ -87,13 +87,13 @@ async def _attaches_without_cancel(self: Any) -> None:
         self._abandoned = abandoned or self._abandoned
 
 
-async def _fails_with_its_stream(self: Any) -> Ending:
+async def _fails_with_its_stream(self: Any) -> AttemptState:
     try:
         return await self._follow()
     except LinkLostError:
         lost = JobError("REMOTE_FAILED", "The stream broke.")
         await self._journal.change_if_allowed(self.job.id, lambda job: job.fail(Dates.now(), lost))
-        return Ending.ENDED
+        return AttemptState.ENDED
 
 
 def _resumes_waiting_only(self: Any, jobs: Any) -> None:
@@ -105,8 +105,9 @@ async def _waits_for_ever(self: Any) -> bool:
     return True
 
 
-def _loses_place(self: Any, job_id: Any, demand: Any) -> None:
-    pass
+def _loses_who_comes_back(self: Any, job_id: Any, demand: Any) -> None:
+    if job_id not in self._tickets:
+        _PUSH(self, job_id, demand)
 
 
 async def _keeps_any_plan(self: Any, job: Job, plan: Any) -> JobUpdate:
@@ -126,10 +127,8 @@ def _takes_newest(self: Any, demand: Any) -> int | None:
     head = _HEAD(self, demand)
     if head is None:
         return None
-    line = self._lines[demand].waiting
-    while self._tickets.get(line[-1][1]) != line[-1][0]:
-        line.pop()
-    line.rotate(1)
+    line = self._lines[demand]
+    line[:] = sorted((one for one in line if self._waiting.get(one[1]) == one[0]), reverse=True)
     return int(line[0][0])
 
 
@@ -141,9 +140,9 @@ def _forgets_windows(finished: Any) -> Any:
     return _FINISHED(replace(finished, windows=frozenset()))
 
 
-async def _ends_unrecorded(self: Any, messages: Any) -> Ending | None:
+async def _ends_unrecorded(self: Any, messages: Any) -> AttemptState | None:
     if messages[-1].WhichOneof("kind") == "outcome":
-        return Ending.ENDED
+        return AttemptState.ENDED
     return await _APPLY(self, messages)
 
 
@@ -180,7 +179,7 @@ def _releases_nothing(self: Any) -> None:
 
 
 def _forgets_unread(self: Any, through: int) -> None:
-    _ACKNOWLEDGE(self, min(through + 1, self.last_event))
+    _ACKNOWLEDGE(self, min(through + 1, self.durable))
 
 
 _SAVE = MemoryStore.save
@@ -190,6 +189,7 @@ _APPLY = Attempt._apply
 _RESUME = Dispatcher._resume
 _HEAD = ReadyQueue._head
 _FINISHED = wire._finished_message
+_PUSH = ReadyQueue.push
 _FIND = Attempts.find_or_supersede
 _ACKNOWLEDGE = HeldAttempt.acknowledge
 
@@ -205,7 +205,7 @@ MUTANTS = (
     Mutant("a lost stream is a failure", ((Attempt, "_follow_through", _fails_with_its_stream),)),
     Mutant("running jobs are forgotten at a restart", ((Dispatcher, "_resume", _resumes_waiting_only),)),
     Mutant("the lease never ends", ((Attempt, "_link_is_back", _waits_for_ever),)),
-    Mutant("a job that goes back to the front is lost", ((ReadyQueue, "push_front", _loses_place),)),
+    Mutant("a job that goes back in line is lost", ((ReadyQueue, "push", _loses_who_comes_back),)),
     Mutant("windows of another plan are kept", ((Attempt, "_planned", _keeps_any_plan),)),
     Mutant("a number is asked of two workers", ((dispatch, "next_attempt", _asks_same_number),)),
     Mutant("attempts that workers name are ignored", ((Dispatcher, "worker_holds", _ignores_held),)),

@@ -29,6 +29,9 @@ KEEPALIVE_SECONDS = (5.0, 11.0)
 CONNECT_SECONDS = 5.0
 """How long opening a connection over a closed road takes to fail."""
 
+LONGEST_DELAY = 5.0
+"""Of one message; what is lost for longer is sent anew, or its connection is given up."""
+
 UP, DOWN = 0, 1
 
 
@@ -114,8 +117,8 @@ class Network:
         return self.roads[client, url]
 
     def delay(self, road: Road) -> float:
-        delay = self.random.expovariate(1.0) * self.weather.delay * road.slowness
-        return delay if self.random.random() < 0.99 else delay * 50
+        delay = min(self.random.expovariate(1.0) * self.weather.delay * road.slowness, LONGEST_DELAY)
+        return delay if self.random.random() < 0.99 else min(delay * 50, LONGEST_DELAY)
 
     def channel(self, url: str, ca_certificates: bytes | None = None) -> VirtualChannel:
         """In place of `services.runtime.channel.open_channel`."""
@@ -247,8 +250,14 @@ class VirtualChannel:
     def _callable(self, path: str, codec: dict[str, Any], streams: bool, unary: bool) -> Callable[..., VirtualCall]:
         encode, decode = codec["request_serializer"], codec["response_deserializer"]
 
-        def begin(request: Any = None, *, timeout: float | None = None, metadata: Any = None) -> VirtualCall:
-            call = VirtualCall(self, path, encode, decode, unary)
+        def begin(
+            request: Any = None,
+            *,
+            timeout: float | None = None,
+            metadata: Any = None,
+            wait_for_ready: bool | None = None,
+        ) -> VirtualCall:
+            call = VirtualCall(self, path, encode, decode, unary, bool(wait_for_ready))
             call.begin(request, streams, timeout)
             return call
 
@@ -262,12 +271,12 @@ class VirtualChannel:
         if self.connection is not None and not self.connection.broken:
             call.opened(self.connection)
             return
-        if network.loop.time() < self._failed_until:
+        if network.loop.time() < self._failed_until and not call.patient:
             network.loop.call_soon(call.end, REFUSED)
             return
         self._waiting.append(call)
         if len(self._waiting) == 1:
-            wait = 2 * network.delay(self.road)
+            wait = max(2 * network.delay(self.road), self._failed_until - network.loop.time())
             network.loop.call_later(wait, self._connect, network.loop.time() + CONNECT_SECONDS)
 
     def _connect(self, deadline: float) -> None:
@@ -280,7 +289,10 @@ class VirtualChannel:
         if server is None or not self.road.open or not self.process.alive:
             self._failed_until = now + network.random.uniform(0.1, 0.5)
             for call in waiting:
-                call.end(REFUSED)
+                if not call.patient:
+                    call.end(REFUSED)
+                elif not call.done():
+                    self.join(call)
             return
         self.connection = Connection(network, self.road, self.process, server)
         for call in waiting:
@@ -290,7 +302,7 @@ class VirtualChannel:
 class VirtualCall:
     """As the call objects of grpc.aio, of all four kinds."""
 
-    def __init__(self, channel: VirtualChannel, path: str, encode: Any, decode: Any, unary: bool) -> None:
+    def __init__(self, channel: VirtualChannel, path: str, encode: Any, decode: Any, unary: bool, patient: bool) -> None:
         self.network = channel.network
         self.road = channel.road
         self.channel = channel
@@ -298,7 +310,8 @@ class VirtualCall:
         self.number = next(self.network.numbers)
         self._encode = encode
         self._decode = decode
-        self._unary = unary
+        self.patient = patient
+        """Whether it waits until there is a connection, however long that takes."""
         self._up = Pipe(self, UP, self._at_server)
         self._down = Pipe(self, DOWN, self._at_client)
         self._unsent: list[Any] = []

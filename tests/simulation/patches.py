@@ -17,6 +17,7 @@ import tenacity.wait
 from services.controller import api_jobs, attempt, dispatch, journal, run_stream, workers
 from services.worker import __main__ as worker_main
 from services.worker import api, attempts, status
+from services.worker import attempt as held
 from tests.simulation.invariants import WatchedQueue
 from tests.simulation.process import CURRENT
 
@@ -58,9 +59,9 @@ class Dates:
 
 TIME = SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())
 
-LOGGING = (dispatch, attempt, workers, journal, api_jobs, api, attempts, status, worker_main)
-DATING = (dispatch, attempt, workers, journal, api_jobs, api, attempts)
-TIMING = (attempt, workers, attempts, status)
+LOGGING = (dispatch, attempt, workers, journal, api_jobs, api, held, attempts, status, worker_main)
+DATING = (dispatch, attempt, workers, journal, api_jobs, api, held)
+TIMING = (attempts, status)
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def machine_replaced() -> Iterator[Machine]:
         *((module, "log", log) for module in LOGGING),
         *((module, "datetime", Dates) for module in DATING),
         *((module, "time", TIME) for module in TIMING),
-        (attempts, "uuid", SimpleNamespace(uuid4=machine.uuid4)),
+        (held, "uuid", SimpleNamespace(uuid4=machine.uuid4)),
         (status, "uuid", SimpleNamespace(uuid4=machine.uuid4)),
         (api_jobs, "uuid4", machine.uuid4),
         (tenacity.wait, "random", SimpleNamespace(uniform=lambda low, high: machine.random.uniform(low, high))),

@@ -11,7 +11,7 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
-from services.controller.jobs import Change, FinalSegment, FinishedWork, Job, JobId, JobState, JobUpdate, Owner, WorkerRef
+from services.controller.jobs import AttemptState, Change, FinalSegment, FinishedWork, Job, JobId, JobState, JobUpdate, Owner, WorkerRef
 from services.controller.store.protocol import Dispatch, Page, StoreFullError, Upload
 from tests.fakes.store import MemoryStore, Tables
 from tests.simulation.invariants import Rules
@@ -114,13 +114,14 @@ class SimulatedStore:
 
     async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
         async def commit() -> None:
-            self._rules.dispatching(self._memory.tables, job, attempt, worker.url)
+            check = self._rules.dispatching(self._memory.tables, job, attempt, worker.url)
             await self._memory.note_dispatch(job, attempt, worker, now)
+            check()
 
         await self._write(commit)
 
-    async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None:
-        await self._write(lambda: self._memory.end_attempt(job_id, attempt, ending, now))
+    async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:
+        await self._write(lambda: self._memory.end_attempt(job_id, attempt, state, now))
 
     async def write_wait_clock(self, seconds: float) -> None:
         await self._write(lambda: self._memory.write_wait_clock(seconds))

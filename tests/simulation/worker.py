@@ -16,6 +16,7 @@ from services.worker.status import Offer, WorkerStatus
 from services.worker.work import AttemptKey
 from tests.simulation.audio import Disk, SimulatedAudio
 from tests.simulation.engine import STATE, SimulatedEngine
+from tests.simulation.journal import MemoryJournal
 from tests.simulation.network import VirtualServer
 from tests.simulation.process import Process
 
@@ -53,6 +54,7 @@ class WorkerMachine:
         self.revision = revision
         self.disk = Disk()
         self.process: Process | None = None
+        self.serving = False
         self.engine_crashes = 0
         self.forgetful = False
         self.gone = False
@@ -65,23 +67,29 @@ class WorkerMachine:
     def start(self) -> None:
         if self.gone:
             return
-        self.process = Process(self.url)
-        self.process.call(self._build)
+        process = self.process = Process(self.url)
+        self.serving = False
+        self._world.spawner(process)("main", self._main(process))
 
-    def _build(self) -> None:
-        world, process = self._world, self.process
-        assert process is not None
+    async def _main(self, process: Process) -> None:
+        """As services.worker.__main__ puts it together."""
+        world = self._world
         self.engine = SimulatedEngine(self._random, self.slots, self.revision, self._decoded, world.fail)
         self.engine.forgetful = self.forgetful
         offer = Offer("demo", 1 << 30, f"{self.url}-{next(world.numbers)}", 0.0)
         self.status = WorkerStatus(offer, self.slots, STATE, world.loop.time)
-        self.attempts = Attempts(self.engine, self.status, NO_METRICS, world.spawner(process), world.loop.time)
+        journal = MemoryJournal(self.disk.journal, process, self._random)
+        spawn = world.spawner(process)
+        self.attempts = Attempts(self.engine, self.status, NO_METRICS, journal, spawn, world.loop.time)
+        await self.attempts.restore()
         audio = SimulatedAudio(self.disk, process, self._random)
         self.server = VirtualServer(world.network, process, self.url, world.unexpected)
         api = WorkerApi(self.status, self.attempts, audio, NO_METRICS)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(api, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(Health(), self.server)
         self.server.start()
+        self.serving = True
+        await self.attempts.write()
 
     @property
     def alive(self) -> bool:
@@ -97,9 +105,10 @@ class WorkerMachine:
 
     async def drain(self) -> None:
         """As SIGTERM does it."""
-        if self.alive:
+        if self.alive and self.serving:
             assert self.process is not None
-            draining = self.process.spawn("drain", _drain(self.status, self.server, self.attempts))
+            seconds = self._random.choice((0.2, 3.0, 30.0))
+            draining = self.process.spawn("drain", _drain(self.status, self.server, self.attempts, seconds))
             await asyncio.wait({draining})
             self.crash()
 
@@ -107,6 +116,8 @@ class WorkerMachine:
         """What it still has in hand; nothing when all is over."""
         if not self.alive:
             return "" if self.gone else "it is down"
+        if not self.serving:
+            return "it is starting"
         held = [str(key) for key in self.attempts.held()]
         taken, running = self.status.slots.taken, [str(key) for key in self.engine.running]
         return f"holds {held}, runs {running}, {taken} slots taken" if held or running or taken else ""

@@ -167,7 +167,9 @@ class World:
         def explain(before: Any) -> str:
             process, engine_crashes = before
             if not process.alive:
-                return "worker ended"
+                written = (key.job_id, window) in worker.disk.journal.windows
+                lost = written and len(self.workers) == 1 and not self.network.repeats
+                return "" if lost else "worker ended"
             if process is life[0] and engine_crashes < worker.engine_crashes:
                 return "engine crashed"
             return self.faults.explanation(controller, key)
