@@ -63,6 +63,8 @@ class Faults:
             return "repeated call"
         if any(self.counted[kind] for kind in LINK_FAULTS):
             return "link lost"
+        if self._world.network.weather.delay > LONG_DELAY:
+            return "link slow"
         if key.job_id in controller.asking_at_crash:
             return "controller crashed while it asked"
         return ""

@@ -105,7 +105,7 @@ class World:
         ]
         self.workers[0].forgetful = random.random() < 0.05
         self.controllers = [
-            ControllerMachine(self, number, random.choice((3.0, 8.0, 20.0)))
+            ControllerMachine(self, number, random.choice((8.0, 20.0)))
             for number in range(random.choice((1, 1, 2)))
         ]
 
