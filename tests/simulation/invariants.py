@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bulkscribe.worker.v1 import worker_pb2
+
 from services.controller.jobs import AttemptState, Job, JobError, JobId, JobState, JobUpdate
 from services.controller.scheduling import Demand, Offer, ReadyQueue
 from services.worker.work import AttemptKey
 from tests.fakes.store import Row, Tables
 from tests.simulation import engine
+from tests.simulation.journal import Kept, Pages
 
 Fail = Callable[[str, str], None]
 """Takes the invariant's name and what was seen."""
@@ -72,9 +75,9 @@ class Rules:
     def decoding(self, tables: Tables, key: AttemptKey, window: int, fingerprint: str) -> None:
         """The newest attempt leaves out what is durable."""
         row = tables.jobs[JobId(key.job_id)]
-        if key.attempt == max(row.attempts) and window in row.windows and row.plan:
-            if row.plan.fingerprint == fingerprint:
-                self._fail("durable once", f"{key} decodes window {window}, of which the segments are durable")
+        same = row.plan is not None and row.plan.fingerprint == fingerprint
+        if same and key.attempt == max(row.attempts) and window in row.windows:
+            self._fail("durable once", f"{key} decodes window {window}, of which the segments are durable")
 
     def decoding_canceled(self, key: AttemptKey, now: float) -> None:
         """On a network without trouble the worker hears of a cancel."""
@@ -89,7 +92,9 @@ class Rules:
         return {
             job_id
             for job_id, row in tables.jobs.items()
-            if row.attempts and max(row.attempts) > row.job.attempt and row.attempts[max(row.attempts)].state is AttemptState.ASKED
+            if row.attempts
+            and max(row.attempts) > row.job.attempt
+            and row.attempts[max(row.attempts)].state is AttemptState.ASKED
         }
 
     def _check_states(self, old: Job, new: Job) -> None:
@@ -158,6 +163,28 @@ class Rules:
         found = [_content(row.segments[number].segment) for number in sorted(row.segments)]
         if found != [_content(segment) for segment in wanted]:
             self._fail("exact transcript", f"{row.job.id}: {found} instead of {wanted}")
+
+
+class Told:
+    """What a worker says on one stream is in its journal: it must know it after a crash."""
+
+    def __init__(self, fail: Fail, pages: Pages) -> None:
+        self._fail = fail
+        self._pages = pages
+        self._kept: dict[object, Kept] = {}
+
+    def said(self, stream: object, message: worker_pb2.RunResponse) -> None:
+        if message.WhichOneof("answer") == "accepted":
+            name = message.accepted.worker_job_id
+            kept = next((kept for kept in self._pages.attempts.values() if kept.worker_job_id == name), None)
+            if kept is None:
+                self._fail("told what is kept", f"{name} is accepted and not in the journal")
+            else:
+                self._kept[stream] = kept
+        elif (kept := self._kept.get(stream)) is not None:
+            number = message.event.number
+            if not kept.over and number > kept.acknowledged and number not in kept.events:
+                self._fail("told what is kept", f"event {number} of {kept.worker_job_id} is not in the journal")
 
 
 class WatchedQueue(ReadyQueue):

@@ -83,9 +83,7 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     call_soon_threadsafe = call_soon
 
-    def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> Any:
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
         step = Step(callback, args, context if context is not None else copy_context(), when)
         self._timers_made += 1
         heapq.heappush(self._timers, (when, self._timers_made, step))

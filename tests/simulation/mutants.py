@@ -6,11 +6,12 @@ Each mutant replaces one function of the services by one that leaves its rule ou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from services.contract.errors import ServiceError
 from services.controller import dispatch, wire
 from services.controller.api_jobs import JobApi
 from services.controller.attempt import Attempt
@@ -18,7 +19,9 @@ from services.controller.dispatch import Dispatcher
 from services.controller.jobs import AttemptState, Job, JobError, JobUpdate, with_segments
 from services.controller.run_stream import LinkLostError
 from services.controller.scheduling import ReadyQueue
+from services.worker.api import _LeftAlone
 from services.worker.attempt import Attempt as HeldAttempt
+from services.worker.attempt import AttemptState as HeldState
 from services.worker.attempts import Attempts
 from services.worker.status import WorkerStatus
 from tests.fakes.store import MemoryStore
@@ -28,10 +31,12 @@ from tests.simulation.world import simulate
 
 @dataclass(frozen=True)
 class Mutant:
-    """``changes``: (owner, name of its function, what stands in for it)."""
+    """``changes``: (owner, name of its function, what stands in for it). ``seed`` is of a world that noticed when it was
+    written down: where to look first."""
 
     name: str
     changes: tuple[tuple[Any, str, Any], ...]
+    seed: int = 0
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -182,6 +187,26 @@ def _forgets_unread(self: Any, through: int) -> None:
     _ACKNOWLEDGE(self, min(through + 1, self.durable))
 
 
+async def _decides_before_the_journal(self: Any, attempt: Any) -> bool:
+    attempt.move(HeldState.RUNNING)
+    with suppress(ServiceError):
+        await self._journal.accept(attempt.key, attempt.worker_job_id)
+    return True
+
+
+def _tells_what_is_not_written(self: Any, number: int) -> Any:
+    index = number - self.acknowledged
+    return self._events[index] if index < len(self._events) else None
+
+
+async def _restores_nothing(self: Any) -> None:
+    pass
+
+
+def _sees_nobody_alone(self: Any) -> list[Any]:
+    return []
+
+
 _SAVE = MemoryStore.save
 _CREATE = MemoryStore.create_jobs
 _ATTACH = Attempt._attach
@@ -194,32 +219,39 @@ _FIND = Attempts.find_or_supersede
 _ACKNOWLEDGE = HeldAttempt.acknowledge
 
 MUTANTS = (
-    Mutant("events are acknowledged before they are durable", ((Attempt, "_follow", _acknowledges_first),)),
-    Mutant("the store saves whatever the version", ((MemoryStore, "save", _saves_anything),)),
-    Mutant("a window that is reported again is taken again", ((Attempt, "_window_finished", _window_always_new),)),
-    Mutant("finished windows are not told to the next attempt", ((wire, "_finished_message", _forgets_windows),)),
+    Mutant("events are acknowledged before they are durable", ((Attempt, "_follow", _acknowledges_first),), 73),
+    Mutant("the store saves whatever the version", ((MemoryStore, "save", _saves_anything),), 49),
+    Mutant("a window that is reported again is taken again", ((Attempt, "_window_finished", _window_always_new),), 52),
+    Mutant("finished windows are not told to the next attempt", ((wire, "_finished_message", _forgets_windows),), 2),
     Mutant(
         "a cancel is not told to the worker",
         ((Attempt, "abandon", _abandons_silently), (Attempt, "_attach", _attaches_without_cancel)),
+        4,
     ),
     Mutant("a lost stream is a failure", ((Attempt, "_follow_through", _fails_with_its_stream),)),
-    Mutant("running jobs are forgotten at a restart", ((Dispatcher, "_resume", _resumes_waiting_only),)),
-    Mutant("the lease never ends", ((Attempt, "_link_is_back", _waits_for_ever),)),
-    Mutant("a job that goes back in line is lost", ((ReadyQueue, "push", _loses_who_comes_back),)),
-    Mutant("windows of another plan are kept", ((Attempt, "_planned", _keeps_any_plan),)),
-    Mutant("a number is asked of two workers", ((dispatch, "next_attempt", _asks_same_number),)),
-    Mutant("attempts that workers name are ignored", ((Dispatcher, "worker_holds", _ignores_held),)),
-    Mutant("the newest job leaves first", ((ReadyQueue, "_head", _takes_newest),)),
+    Mutant("running jobs are forgotten at a restart", ((Dispatcher, "_resume", _resumes_waiting_only),), 4),
+    Mutant("the lease never ends", ((Attempt, "_link_is_back", _waits_for_ever),), 10),
+    Mutant("a job that goes back in line is lost", ((ReadyQueue, "push", _loses_who_comes_back),), 1),
+    Mutant("windows of another plan are kept", ((Attempt, "_planned", _keeps_any_plan),), 83),
+    Mutant("a number is asked of two workers", ((dispatch, "next_attempt", _asks_same_number),), 74),
+    Mutant("attempts that workers name are ignored", ((Dispatcher, "worker_holds", _ignores_held),), 85),
+    Mutant("the newest job leaves first", ((ReadyQueue, "_head", _takes_newest),), 1),
     Mutant("a cancel is answered and not stored", ((JobApi, "CancelJob", _cancels_by_word),)),
     Mutant("an outcome is acknowledged and not stored", ((Attempt, "_apply", _ends_unrecorded),)),
     Mutant(
         "a repeated submission makes jobs again",
         ((MemoryStore, "create_jobs", _creates_again), (MemoryStore, "jobs_of_request", _finds_no_request)),
     ),
-    Mutant("the worker accepts without a slot", ((WorkerStatus, "reserve", _reserves_nothing),)),
-    Mutant("the worker takes attempts in any order", ((Attempts, "_check_newest", _takes_any_attempt),)),
-    Mutant("the worker runs a repeated dispatch again", ((Attempts, "find_or_supersede", _runs_twice),)),
-    Mutant("the worker does not hear a cancel", ((Attempts, "cancel", _never_cancels),)),
+    Mutant("the worker accepts without a slot", ((WorkerStatus, "reserve", _reserves_nothing),), 16),
+    Mutant("the worker takes attempts in any order", ((Attempts, "_check_newest", _takes_any_attempt),), 31),
+    Mutant("the worker runs a repeated dispatch again", ((Attempts, "find_or_supersede", _runs_twice),), 1),
+    Mutant("the worker does not hear a cancel", ((Attempts, "cancel", _never_cancels),), 4),
     Mutant("the worker keeps the slots of what ended", ((WorkerStatus, "release", _releases_nothing),)),
     Mutant("the worker forgets an event too many", ((HeldAttempt, "acknowledge", _forgets_unread),)),
+    Mutant(
+        "an attempt is accepted before the journal has it", ((Attempts, "_make_durable", _decides_before_the_journal),)
+    ),
+    Mutant("events are told before the journal has them", ((HeldAttempt, "event_after", _tells_what_is_not_written),)),
+    Mutant("the worker does not read its journal", ((Attempts, "restore", _restores_nothing),), 62),
+    Mutant("heartbeats name what is held only once", ((_LeftAlone, "look", _sees_nobody_alone),), 307),
 )

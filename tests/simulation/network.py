@@ -302,7 +302,9 @@ class VirtualChannel:
 class VirtualCall:
     """As the call objects of grpc.aio, of all four kinds."""
 
-    def __init__(self, channel: VirtualChannel, path: str, encode: Any, decode: Any, unary: bool, patient: bool) -> None:
+    def __init__(
+        self, channel: VirtualChannel, path: str, encode: Any, decode: Any, unary: bool, patient: bool
+    ) -> None:
         self.network = channel.network
         self.road = channel.road
         self.channel = channel
@@ -529,6 +531,8 @@ class VirtualServer:
         self.process = process
         self.url = url
         self.on_error = on_error
+        self.on_run_response: Callable[[Served, Any], None] | None = None
+        """Told of what the worker says on `Run`, before anybody hears of it."""
         self.connections: list[Connection] = []
         self.methods: dict[str, Any] = {}
         self.closed = False
@@ -571,6 +575,8 @@ class Served:
 
     async def write(self, message: Any) -> None:
         self._server.process.require_life()
+        if self._server.on_run_response is not None and self._call.path.endswith("/Run"):
+            self._server.on_run_response(self, message)
         self._call.answer(self._handler.response_serializer(message))
         if self._call.network.random.random() < 0.1:
             await asyncio.sleep(self._call.network.random.uniform(0, 0.005))

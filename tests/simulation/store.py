@@ -11,7 +11,18 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
-from services.controller.jobs import AttemptState, Change, FinalSegment, FinishedWork, Job, JobId, JobState, JobUpdate, Owner, WorkerRef
+from services.controller.jobs import (
+    AttemptState,
+    Change,
+    FinalSegment,
+    FinishedWork,
+    Job,
+    JobId,
+    JobState,
+    JobUpdate,
+    Owner,
+    WorkerRef,
+)
 from services.controller.store.protocol import Dispatch, Page, StoreFullError, Upload
 from tests.fakes.store import MemoryStore, Tables
 from tests.simulation.invariants import Rules

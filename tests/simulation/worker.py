@@ -16,6 +16,7 @@ from services.worker.status import Offer, WorkerStatus
 from services.worker.work import AttemptKey
 from tests.simulation.audio import Disk, SimulatedAudio
 from tests.simulation.engine import STATE, SimulatedEngine
+from tests.simulation.invariants import Told
 from tests.simulation.journal import MemoryJournal
 from tests.simulation.network import VirtualServer
 from tests.simulation.process import Process
@@ -87,6 +88,7 @@ class WorkerMachine:
         api = WorkerApi(self.status, self.attempts, audio, NO_METRICS)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(api, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(Health(), self.server)
+        self.server.on_run_response = Told(world.fail, self.disk.journal).said
         self.server.start()
         self.serving = True
         await self.attempts.write()

@@ -22,7 +22,7 @@ from services.controller.jobs import JobId
 from services.controller.store.protocol import StoreFullError
 from services.worker.work import AttemptKey
 from tests.simulation import engine
-from tests.simulation.controller import INTERVAL_SECONDS, OWNER, CallBrokeError, ControllerMachine
+from tests.simulation.controller import OWNER, CallBrokeError, ControllerMachine
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Decodes, WatchedQueue
 from tests.simulation.loop import StuckError, VirtualLoop
@@ -105,8 +105,7 @@ class World:
         ]
         self.workers[0].forgetful = random.random() < 0.05
         self.controllers = [
-            ControllerMachine(self, number, random.choice((8.0, 20.0)))
-            for number in range(random.choice((1, 1, 2)))
+            ControllerMachine(self, number, random.choice((8.0, 20.0))) for number in range(random.choice((1, 1, 2)))
         ]
 
     # --- what others tell
@@ -246,7 +245,7 @@ class World:
         """Waits for the end of everything, for so long as it may take."""
         await asyncio.wait(before, timeout=2 * END_SECONDS)
         deadline = self.loop.time() + END_SECONDS
-        while self._unfinished() and self.loop.time() < deadline:
+        while self._unfinished() and self.loop.time() < deadline:  # noqa: ASYNC110 - nothing tells of all of it
             await asyncio.sleep(LOOK_SECONDS)
         for controller in self.controllers:
             controller.rules.check_end(controller.tables)
@@ -282,5 +281,3 @@ class World:
             list(self._trace or ()),
             self._digest.hexdigest(),
         )
-
-
