@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.controller.jobs import (
     ATTEMPT_TRANSITIONS,
+    WAITING,
     AttemptState,
     Change,
     FinalSegment,
@@ -152,6 +153,16 @@ class MemoryStore:
         if AttemptState.ASKED not in ATTEMPT_TRANSITIONS[known.state if known else None]:
             raise ConflictError(job.id)
         attempts[attempt] = Dispatch(attempt, worker.url, AttemptState.ASKED)
+
+    async def asked_jobs(self) -> frozenset[JobId]:
+        return frozenset(
+            job_id
+            for job_id, row in self.tables.jobs.items()
+            if row.job.state in WAITING
+            and any(
+                asked.state is AttemptState.ASKED and asked.number > row.job.attempt for asked in row.attempts.values()
+            )
+        )
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
         row = self.tables.jobs.get(job_id)

@@ -19,6 +19,9 @@ from tests.simulation.world import Result, simulate
 LAST_LINES = 60
 """Of a failing seed's trace."""
 
+MOST_FAILURES = 30
+"""After so many nothing new is learned."""
+
 PIECE = 50
 """Seeds that one process runs before it reports."""
 
@@ -114,6 +117,8 @@ def main() -> int:
     begun, summary = time.monotonic(), Summary()
     for result in run_all(range(given.first, given.first + given.seeds), given.jobs):
         summary.add(result)
+        if len(summary.failures) > MOST_FAILURES:
+            break
         if result.failure and len(summary.failures) <= 5:
             show(replay(result.seed, given.lines), given.lines)
         elif result.failure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from services.controller.api_jobs import Fleet, JobApi
 from services.controller.attempt import Stores
 from services.controller.dispatch import Dispatcher, DispatchSettings
-from services.controller.jobs import ExecutionMode, JobId, Owner, UploadId
+from services.controller.jobs import ExecutionMode, Owner, UploadId
 from services.controller.journal import JobJournal
 from services.controller.store.protocol import Upload
 from services.controller.wait_clock import WaitClock
@@ -55,7 +55,6 @@ class ControllerMachine:
         self.dispatcher: Dispatcher | None = None
         self.store: SimulatedStore | None = None
         self.failing = 0.0
-        self.asking_at_crash: set[JobId] = set()
         self.armed: str = ""
         """"before" or "after": the process dies at its next commit."""
         self._world = world
@@ -79,7 +78,6 @@ class ControllerMachine:
         self._world.spawner(process)("main", self._main(process))
 
     def crash(self) -> None:
-        self.asking_at_crash |= self.rules.asking(self.tables)
         self.api = self.dispatcher = None
         if self.process is not None:
             self.process.crash()

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from services.worker.work import AttemptKey
 from tests.simulation.network import Road
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Faults:
         troubled = any(self.counted[kind] for kind in (*LINK_FAULTS, *CONTROLLER_FAULTS, "store trouble"))
         return not troubled and not world.network.repeats and world.network.weather.delay < LONG_DELAY
 
-    def explanation(self, controller: ControllerMachine, key: AttemptKey) -> str:
+    def explanation(self) -> str:
         """Why an attempt may have been given up at a worker that lives on."""
         if self._world.network.repeats:
             return "repeated call"
@@ -65,8 +64,6 @@ class Faults:
             return "link lost"
         if self._world.network.weather.delay > LONG_DELAY:
             return "link slow"
-        if key.job_id in controller.asking_at_crash:
-            return "controller crashed while it asked"
         return ""
 
     async def run(self, seconds: float) -> None:

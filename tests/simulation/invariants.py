@@ -87,16 +87,6 @@ class Rules:
             if self._decoded_canceled[key.job_id] > 1:
                 self._fail("cancel heard", f"{key} decodes {now - canceled_at:.1f} s after its cancel")
 
-    def asking(self, tables: Tables) -> set[JobId]:
-        """Jobs of which a worker may have been asked, and nobody knows what came of it."""
-        return {
-            job_id
-            for job_id, row in tables.jobs.items()
-            if row.attempts
-            and max(row.attempts) > row.job.attempt
-            and row.attempts[max(row.attempts)].state is AttemptState.ASKED
-        }
-
     def _check_states(self, old: Job, new: Job) -> None:
         if old.state.ended:
             self._fail("one end", f"{new.id}: {old.state.value}, then {new.state.value}")

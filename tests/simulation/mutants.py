@@ -101,13 +101,16 @@ async def _fails_with_its_stream(self: Any) -> AttemptState:
         return AttemptState.ENDED
 
 
-def _resumes_waiting_only(self: Any, jobs: Any) -> None:
-    _RESUME(self, [job for job in jobs if job.state.value != "running"])
+def _resumes_waiting_only(self: Any, jobs: Any, asked: Any) -> None:
+    _RESUME(self, [job for job in jobs if job.state.value != "running"], asked)
+
+
+def _resumes_without_asking(self: Any, jobs: Any, asked: Any) -> None:
+    _RESUME(self, jobs, frozenset())
 
 
 async def _waits_for_ever(self: Any) -> bool:
-    await self.link.wait_connected()
-    return True
+    return bool(await self.link.heard_within(None))
 
 
 def _loses_who_comes_back(self: Any, job_id: Any, demand: Any) -> None:
@@ -230,6 +233,7 @@ MUTANTS = (
     ),
     Mutant("a lost stream is a failure", ((Attempt, "_follow_through", _fails_with_its_stream),)),
     Mutant("running jobs are forgotten at a restart", ((Dispatcher, "_resume", _resumes_waiting_only),), 4),
+    Mutant("who was asked is not asked again at a restart", ((Dispatcher, "_resume", _resumes_without_asking),)),
     Mutant("the lease never ends", ((Attempt, "_link_is_back", _waits_for_ever),), 10),
     Mutant("a job that goes back in line is lost", ((ReadyQueue, "push", _loses_who_comes_back),), 1),
     Mutant("windows of another plan are kept", ((Attempt, "_planned", _keeps_any_plan),), 83),

@@ -79,6 +79,10 @@ class SimulatedStore:
         await self._pause()
         return await self._memory.unfinished_jobs()
 
+    async def asked_jobs(self) -> frozenset[JobId]:
+        await self._pause()
+        return await self._memory.asked_jobs()
+
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
         await self._pause()
         return await self._memory.last_dispatch(job_id)

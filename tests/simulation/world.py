@@ -171,7 +171,7 @@ class World:
                 return "" if lost else "worker ended"
             if process is life[0] and engine_crashes < worker.engine_crashes:
                 return "engine crashed"
-            return self.faults.explanation(controller, key)
+            return self.faults.explanation()
 
         self.decodes.note(key.job_id, worker.revision, window, life, explain)
 
