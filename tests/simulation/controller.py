@@ -45,11 +45,11 @@ class UploadsDone:
 
 
 class ControllerMachine:
-    def __init__(self, world: World, number: int, lease_seconds: float) -> None:
+    def __init__(self, world: World, number: int, settings: DispatchSettings) -> None:
         self.name = f"controller-{number}"
         self.tables = Tables()
         self.blobs = Blobs()
-        self.rules = Rules(world.fail, world.note)
+        self.rules = Rules(world.fail, world.note, settings)
         self.process: Process | None = None
         self.api: JobApi | None = None
         self.dispatcher: Dispatcher | None = None
@@ -59,7 +59,7 @@ class ControllerMachine:
         """"before" or "after": the process dies at its next commit."""
         self._world = world
         self._random: Random = world.random
-        self._settings = DispatchSettings(600.0, 3600.0, lease_seconds, INTERVAL_SECONDS)
+        self._settings = settings
 
     def add_recording(self, content: bytes, number: int) -> UploadId:
         sha256 = self.blobs.add(content)
@@ -123,6 +123,7 @@ class ControllerMachine:
         ]
         fleet = Fleet("required", links, links[0], None, True)
         self.api = JobApi(stores.journal, watchers, dispatcher, fleet, UploadsDone(self.tables))
+        store.started = True
         async with asyncio.TaskGroup() as roots:
             roots.create_task(dispatcher.run(), name="dispatcher")
             for link in links:

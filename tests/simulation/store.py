@@ -55,7 +55,8 @@ class SimulatedStore:
         self._before = before
         self._after = after
         self.failing = 0.0
-        """The probability that a write fails."""
+        """The probability that a write fails; reads fail less often, and not at the start, which is then over."""
+        self.started = False
 
     # --- reads
 
@@ -68,7 +69,7 @@ class SimulatedStore:
         return await self._memory.jobs_of_request(owner, request_id)
 
     async def get_job(self, job_id: JobId) -> Job | None:
-        await self._pause()
+        await self._read()
         return await self._memory.get_job(job_id)
 
     async def list_jobs(self, owner: Owner, state: JobState | None, limit: int, token: str) -> Page:
@@ -84,15 +85,15 @@ class SimulatedStore:
         return await self._memory.asked_jobs()
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
-        await self._pause()
+        await self._read()
         return await self._memory.last_dispatch(job_id)
 
     async def crashes(self, job_id: JobId) -> int:
-        await self._pause()
+        await self._read()
         return await self._memory.crashes(job_id)
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
-        await self._pause()
+        await self._read()
         return await self._memory.finished_work(job_id)
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
@@ -151,6 +152,11 @@ class SimulatedStore:
         self._after()
         await self._pause()
         return result
+
+    async def _read(self) -> None:
+        await self._pause()
+        if self.failing and self.started and self._random.random() < self.failing / 4:
+            raise DiskError("the disk is not what it was")
 
     async def _pause(self) -> None:
         self._process.require_life()
