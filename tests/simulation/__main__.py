@@ -58,6 +58,7 @@ class Summary:
 def run_piece(seeds: range) -> list[Result]:
     """The collector would run finalizers of one world in the middle of another: it has its turn in between."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     with machine_replaced() as machine:
         results = [simulate(seed, machine) for seed in seeds]

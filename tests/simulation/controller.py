@@ -55,8 +55,8 @@ class ControllerMachine:
         self.dispatcher: Dispatcher | None = None
         self.store: SimulatedStore | None = None
         self.failing = 0.0
-        self.armed: str = ""
-        """"before" or "after": the process dies at its next commit."""
+        self.armed = ("", "")
+        """When the process dies: "before" or "after" its next commit, and of which kind ("any" for all)."""
         self._world = world
         self._random: Random = world.random
         self._settings = settings
@@ -104,9 +104,7 @@ class ControllerMachine:
 
     async def _main(self, process: Process) -> None:
         world = self._world
-        store = self.store = SimulatedStore(
-            self.tables, process, self.rules, self._random, lambda: self._die("before"), lambda: self._die("after")
-        )
+        store = self.store = SimulatedStore(self.tables, process, self.rules, self._random, self._die_if_armed)
         store.failing = self.failing
         clock = WaitClock(world.loop.time, await store.read_wait_clock())
         watchers = Watchers()
@@ -129,9 +127,9 @@ class ControllerMachine:
             for link in links:
                 roots.create_task(link.run(), name=f"link {link.url}")
 
-    def _die(self, when: str) -> None:
-        if self.armed == when:
-            self.armed = ""
-            self._world.note("dies at a commit", self.name, when)
+    def _die_if_armed(self, when: str, kind: str) -> None:
+        if self.armed in ((when, kind), (when, "any")):
+            self.armed = ("", "")
+            self._world.note("dies at a commit", self.name, when, kind)
             self.crash()
             self._world.faults.restart(self)

@@ -96,7 +96,7 @@ class World:
         self._trace: deque[str] | None = deque(maxlen=lines) if trace else None
         self._digest = hashlib.sha256()
         self._over = asyncio.Event()
-        weather = Weather(random.choice((0.001, 0.004, 0.03)), random.choice((0.0, 0.0, 0.0, 0.05, 0.2)))
+        weather = Weather(random.choice((0.001, 0.004, 0.03)), random.choice((0.0, 0.0, 0.0, 0.1, 0.5)))
         self.network = Network(loop, random, weather)
         self.decodes = Decodes(self.fail)
         mixed = random.random() < 0.1
@@ -114,7 +114,7 @@ class World:
         chance = self.random.random
         run_seconds = 8.0 if chance() < 0.1 else 600.0
         capacity_seconds = 15.0 if chance() < 0.1 else 3600.0
-        return DispatchSettings(run_seconds, capacity_seconds, self.random.choice((8.0, 20.0)), INTERVAL_SECONDS)
+        return DispatchSettings(run_seconds, capacity_seconds, self.random.choice((5.0, 8.0, 20.0)), INTERVAL_SECONDS)
 
     # --- what others tell
 
