@@ -80,7 +80,7 @@ def run_all(seeds: range, jobs: int) -> Iterator[Result]:
 
 def show(result: Result, lines: int) -> None:
     said = ": ".join(result.failure) if result.failure else f"nothing broke, {result.steps} steps"
-    print(f"\nseed {result.seed}: {said}")
+    print(f"\nseed {result.seed}: {said}", flush=True)
     for line in result.trace[-lines:]:
         print(f"  {line}")
 

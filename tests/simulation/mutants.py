@@ -120,10 +120,6 @@ def _resumes_waiting_only(self: Any, jobs: Any, asked: Any) -> None:
     _RESUME(self, [job for job in jobs if job.state.value != "running"], asked)
 
 
-def _resumes_without_asking(self: Any, jobs: Any, asked: Any) -> None:
-    _RESUME(self, jobs, frozenset())
-
-
 async def _waits_for_ever(self: Any) -> bool:
     return bool(await self.link.heard_within(None))
 
@@ -249,7 +245,6 @@ MUTANTS = (
     Mutant("who writes to a call that was canceled waits", ((RunStream, "_write", _waits_for_the_call),)),
     Mutant("a lost stream is a failure", ((Attempt, "_follow_through", _fails_with_its_stream),), 1),
     Mutant("running jobs are forgotten at a restart", ((Dispatcher, "_resume", _resumes_waiting_only),), 67),
-    Mutant("who was asked is not asked again at a restart", ((Dispatcher, "_resume", _resumes_without_asking),)),
     Mutant("the lease never ends", ((Attempt, "_link_is_back", _waits_for_ever),), 19),
     Mutant("a job that goes back in line is lost", ((ReadyQueue, "push", _loses_who_comes_back),)),
     Mutant("windows of another plan are kept", ((Attempt, "_planned", _keeps_any_plan),)),
