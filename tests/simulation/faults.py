@@ -198,11 +198,12 @@ class Faults:
         """For longer than most leases."""
         road = self._road()
         self._begin("road closed at a run", road.name)
-        closed = asyncio.Event()
+        closed, over = asyncio.Event(), asyncio.Event()
 
         def close() -> None:
-            road.close(up=False, down=True)
-            closed.set()
+            if not over.is_set():
+                road.close(up=False, down=True)
+                closed.set()
 
         road.at_run = close
         try:
@@ -211,6 +212,7 @@ class Faults:
             await asyncio.sleep(self._random.uniform(5.0, 25.0))
         except TimeoutError:
             road.at_run = None
+        over.set()
         road.reopen()
 
     async def _slow_road(self) -> None:
