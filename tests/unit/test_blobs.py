@@ -116,6 +116,23 @@ async def test_syncing_in_between_makes_what_arrived_durable_and_goes_on(path: P
     await file.close()
 
 
+async def test_a_resume_reads_nothing_and_the_end_reads_the_file_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    digest_of = blobs._file_digest
+    monkeypatch.setattr(blobs, "_file_digest", lambda given: (read.append(given), digest_of(given))[1])
+    for start in range(0, len(CONTENT), 400):
+        file = await opened(path)
+        await append(file, CONTENT[start : start + 400])
+        await file.close()
+    assert read == []
+    file = await opened(path)
+    assert await file.digest() == DIGEST
+    assert read == [path]
+    await file.close()
+
+
 @pytest.mark.parametrize("offset", [0, 1999, 2001, len(CONTENT)])
 async def test_any_offset_but_the_committed_one_is_refused_and_nothing_touched(path: Path, offset: int) -> None:
     left_by_a_crash(path, CONTENT[:2000])
@@ -399,3 +416,14 @@ async def test_removing_and_discarding_take_what_is_there(folder: BlobFolder) ->
         await folder.discard_partial("u2")
     assert not folder.has(DIGEST)
     assert not folder.partial_path("u2").exists()
+
+
+async def test_a_blob_that_was_adopted_may_be_adopted_again(tmp_path: Path) -> None:
+    folder = BlobFolder(tmp_path)
+    left_by_a_crash(folder.partial_path("a"), CONTENT)
+    path = await folder.adopt("a", DIGEST)
+    assert await folder.adopt("a", DIGEST) == path
+    assert content(path) == CONTENT
+    assert await folder.digests() == {DIGEST}
+    with pytest.raises(FileNotFoundError):
+        await folder.adopt("a", EMPTY)

@@ -14,7 +14,9 @@ depends_on = None
 def upgrade() -> None:
     with op.batch_alter_table("uploads", schema=None) as batch_op:
         batch_op.add_column(sa.Column("declared_bytes", sa.BigInteger(), server_default="0", nullable=False))
-        batch_op.add_column(sa.Column("declared_sha256", sa.String(length=64), server_default=sa.text("''"), nullable=False))
+        batch_op.add_column(
+            sa.Column("declared_sha256", sa.String(length=64), server_default=sa.text("''"), nullable=False)
+        )
         batch_op.add_column(sa.Column("completed_at", UtcDateTime(), nullable=True))
 
 
