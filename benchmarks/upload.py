@@ -15,10 +15,10 @@ from statistics import median
 import aiohttp
 
 from benchmarks.corpus import make_corpus
+from benchmarks.multipart import recording_body
 from benchmarks.report import Figure, Report
 from benchmarks.running import Running, client, running, send, until
 from scripts.batch.client import Gateway
-from scripts.batch.multipart import recording_body
 from scripts.batch.state import Status
 from scripts.processes import ROOT, free_ports
 
