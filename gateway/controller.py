@@ -180,10 +180,14 @@ class Controller:
 
 
 class UploadStream:
-    """One WriteUpload call. A finished `write` is not delivery: only what `finish` returns is."""
+    """One WriteUpload call. A finished `write` is not delivery: only what `finish` or `end` returns is.
+
+    A task that is canceled in a `write` may still `end` the stream: what it had taken is handed on.
+    """
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._writing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Sends bytes, and waits while the controller cannot take more."""
@@ -197,15 +201,20 @@ class UploadStream:
     async def end(self, limit: float = MESSAGE_SECONDS) -> uploads_pb2.Upload:
         """Says that no more comes for now; returns the upload once what came is durable."""
         try:
+            if self._writing is not None:
+                await _within(MESSAGE_SECONDS, self._writing)
             await self._call.done_writing()
             response: uploads_pb2.WriteUploadResponse = await _within(limit, self._call)
-        except grpc.aio.AioRpcError as error:
-            raise understood(error) from error
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:
+            raise await self._end() from error
         return response.upload
 
     async def send(self, message: uploads_pb2.WriteUploadRequest) -> None:
+        self._writing = asyncio.ensure_future(self._call.write(message))
+        self._writing.add_done_callback(_heard)
         try:
-            await _within(MESSAGE_SECONDS, self._call.write(message))
+            # Canceled inside of `write`, gRPC would cancel the whole call.
+            await _within(MESSAGE_SECONDS, asyncio.shield(self._writing))
         except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:
             raise await self._end() from error
 
@@ -218,6 +227,12 @@ class UploadStream:
         except ServiceError as error:
             return error
         return ServiceError(Reason.INTERNAL)
+
+
+def _heard(written: asyncio.Future[None]) -> None:
+    """Else a failure that nobody waits for any more would be told as one that was forgotten."""
+    if not written.cancelled():
+        written.exception()
 
 
 async def _within(limit: float | None, waiting: Awaitable[Response]) -> Response:

@@ -128,6 +128,7 @@ class Recordings:
             try:
                 yield UploadWriter(self, upload, file, turn)
             finally:
+                turn.hold()
                 await file.close()
                 log.info("upload_stream_ended", upload_id=upload.id, offset=offset, bytes=max(file.size - offset, 0))
 
@@ -269,7 +270,9 @@ class UploadWriter:
 
     async def complete(self, expected_sha256: str) -> None:
         """Nobody takes over from here on: who comes now waits for the end."""
-        self._turn.hold(firm=True)
+        self._turn.hold()
+        await self._file.sync()
+        self._turn.settled.set()
         self.upload = await self._recordings.complete(self.upload, self._file, expected_sha256)
 
 

@@ -13,23 +13,24 @@ TAKEN_OVER = "A newer request goes on with this upload."
 
 
 class Turn:
-    """A stream's turn, of the task that it was made in. ``over`` once the next one may begin."""
+    """A stream's turn, of the task that it was made in. ``over`` once the next one may begin, ``settled`` once no more
+    is written and all that was is synced."""
 
     def __init__(self) -> None:
+        self.settled = asyncio.Event()
         self.over = asyncio.Event()
         self.limit = asyncio.timeout(None)
         self._firm = True  # until its block is entered there is nothing to interrupt
 
-    @property
-    def firm(self) -> bool:
-        """Whether it goes on to its end whoever comes."""
-        return self._firm
+    def begin(self) -> None:
+        self._firm = False
 
-    def hold(self, firm: bool) -> None:
-        self._firm = firm
+    def hold(self) -> None:
+        """From here on it goes on to its end whoever comes: what it took is being synced."""
+        self._firm = True
 
     def give_way(self) -> None:
-        """Interrupts the stream, where it may be."""
+        """Interrupts the stream, unless it holds."""
         if not self._firm:
             self._firm = True
             self.limit.reschedule(asyncio.get_running_loop().time())
@@ -54,28 +55,29 @@ class Turns:
         turn = self._taken[upload_id] = Turn()
         try:
             async with turn.limit:
-                turn.hold(firm=False)
+                turn.begin()
                 try:
                     yield turn
                 finally:
-                    turn.hold(firm=True)
+                    turn.hold()
         except TimeoutError as error:
             if not turn.limit.expired():
                 raise
             raise ServiceError(Reason.STREAM_TAKEN_OVER, TAKEN_OVER) from error
         finally:
             del self._taken[upload_id]
+            turn.settled.set()
             turn.over.set()
 
     async def clear(self, upload_id: UploadId) -> None:
-        """Returns when nobody has the upload; whoever does is interrupted, or waited for while it holds firm."""
+        """Returns when nobody has the upload; whoever does is interrupted, or waited for while it holds."""
         while (turn := self._taken.get(upload_id)) is not None:
             turn.give_way()
             await turn.over.wait()
 
     async def settle(self, upload_id: UploadId) -> None:
-        """As `clear`, but passes over one that holds firm: it writes no more."""
+        """As `clear`, but does not wait for what comes after the last byte."""
         turn = self._taken.get(upload_id)
-        if turn is not None and not turn.firm:
+        if turn is not None:
             turn.give_way()
-            await turn.over.wait()
+            await turn.settled.wait()

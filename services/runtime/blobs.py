@@ -84,7 +84,17 @@ class PartialFile:
         return await asyncio.to_thread(_file_digest, self._path)
 
     async def close(self) -> None:
-        """Syncs what arrived, where the disk still takes it."""
+        """Syncs what arrived, where the disk still takes it; to its end, also when the task is canceled meanwhile."""
+        closing = asyncio.ensure_future(self._sync_and_close())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            if not closing.cancelled():
+                closing.exception()  # nobody is there to hear of it
+            raise
+
+    async def _sync_and_close(self) -> None:
         try:
             await self.sync()
         finally:

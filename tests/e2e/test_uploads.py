@@ -1,0 +1,165 @@
+"""A large upload through a real gateway and a real controller, cut and killed again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import random
+import wave
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from benchmarks.proxy import Proxy
+from scripts.batch.client import Gateway
+from scripts.batch.content import read_content
+from scripts.batch.outages import Outages
+from scripts.processes import free_ports
+from scripts.system import scratch_system
+from tests.e2e.processes import Processes, browsing
+from tests.gateway import Browser
+
+SIZE_BYTES = 64 * 1024 * 1024
+CUTS = 20
+PACE = 30e6
+"""Bytes a second: as fast as it goes, all that a cut finds is what the buffers on the way hold."""
+DEADLINE = 100.0
+
+
+@dataclass
+class Line:
+    """client ─ ``front`` ─ gateway ─ ``back`` ─ controller"""
+
+    up: Processes
+    front: Proxy
+    back: Proxy
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.front.port}"
+
+    async def restart(self, name: str) -> None:
+        await self.up.kill(name)
+        await self.up.start(name)
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        lines = (self.up.folder / "logs" / "app.log").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+@pytest.fixture
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    """No worker: nothing is transcribed here."""
+    (back_port,) = free_ports(1)
+    system = scratch_system(tmp_path, tmp_path / "logs", CONTROLLER_ADDRESS=f"127.0.0.1:{back_port}")
+    controller, gateway = (
+        int(system.environment[name].rpartition(":")[2]) for name in ("CONTROLLER_LISTEN", "GATEWAY_PORT")
+    )
+    up = Processes(system, tmp_path)
+    async with AsyncExitStack() as stack:
+        back = await stack.enter_async_context(Proxy(controller).serving(back_port))
+        front = await stack.enter_async_context(Proxy(gateway, PACE).serving())
+        stack.push_async_callback(up.kill_all)
+        await up.start("controller")
+        await up.start("gateway")
+        yield Line(up, front, back)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Noise, so that no byte is like the one before it."""
+    path = tmp_path / "long 🎙.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(random.Random(3).randbytes(SIZE_BYTES - 44))
+    return path
+
+
+async def send(url: str, recording: Path) -> dict[str, Any]:
+    """As the batch runner sends it; what the gateway says of it then."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        gateway = Gateway(http, url, None, lambda _session: None, Outages(print))
+        await gateway.connect()
+        content = await read_content(recording, lambda _done, _size: None)
+        upload = await gateway.upload(recording, recording.name, content, lambda _size: None)
+        assert gateway.session is not None
+        headers = {"Cookie": f"bulkscribe_session={gateway.session.cookie}"}
+        async with http.get(f"{url}/api/uploads/{upload.upload_id}", headers=headers) as response:
+            return dict(await response.json())
+
+
+async def passed(proxy: Proxy, size_bytes: int) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while proxy.sent < size_bytes:  # noqa: ASYNC110 - a count has no event
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.timeout(150)
+async def test_an_upload_that_is_cut_and_killed_again_and_again_arrives_once(
+    line: Line, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.batch.outages.FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr("scripts.batch.outages.LONGEST_WAIT_SECONDS", 0.5)
+    line.front.cut_at(random.Random(5).sample(range(SIZE_BYTES), CUTS))
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+        sending = group.create_task(send(line.url, recording))
+        await passed(line.back, SIZE_BYTES // 4)
+        await line.restart("gateway")
+        await passed(line.back, SIZE_BYTES // 2)
+        await line.restart("controller")
+    upload = sending.result()
+    assert upload["sha256"] == hashlib.sha256(recording.read_bytes()).hexdigest()
+    assert (upload["complete"], upload["sizeBytes"], upload["filename"]) == (True, SIZE_BYTES, recording.name)
+    streams = sorted((one["offset"], one["bytes"]) for one in line.logged("upload_stream_ended"))
+    for (offset, size_bytes), (following, _) in pairwise(streams):
+        assert offset + size_bytes <= following, streams  # nothing that was synced came again
+    assert sum(streams[-1]) == SIZE_BYTES
+    assert line.front.cut == CUTS
+    assert len(streams) > CUTS // 2  # those that a kill ended could not tell
+    # What was under way when it was cut is lost: at most what the buffers on the way hold.
+    for proxy in (line.front, line.back):
+        assert proxy.sent - SIZE_BYTES < (CUTS + 2) * 1024 * 1024
+    assert not list((line.up.folder / "controller" / "blobs" / "partial").iterdir())
+
+
+async def patch(browser: Browser, location: str, offset: int, data: bytes) -> tuple[int, str]:
+    headers = {
+        "Tus-Resumable": "1.0.0", "Upload-Offset": str(offset), "X-CSRF-Token": browser.csrf,
+        "Content-Type": "application/offset+octet-stream",
+    }  # fmt: skip
+    async with browser.http.patch(browser.url + location, data=data, headers=headers) as response:
+        return response.status, response.headers.get("Upload-Offset", "")
+
+
+async def test_a_finish_that_a_killed_controller_did_not_come_to_is_repeated(line: Line, tmp_path: Path) -> None:
+    """The last byte is in, and the process dies before the recording is probed."""
+    content = (Path(__file__).parents[2] / "examples" / "dictation.wav").read_bytes()
+    name = base64.b64encode(b"a.wav").decode()
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content)), "Upload-Metadata": f"filename {name}"}
+    async with browsing(line.url) as browser:
+        async with browser.http.post(
+            f"{line.url}/api/uploads/tus", headers=headers | {"X-CSRF-Token": browser.csrf}
+        ) as response:
+            location = response.headers["Location"]
+        assert (await patch(browser, location, 0, content[:-1]))[0] == 204
+        await line.up.kill("controller")
+        with (tmp_path / "controller" / "blobs" / "partial" / location.rpartition("/")[2]).open("ab") as file:
+            file.write(content[-1:])  # what it had written when it died
+        assert (await patch(browser, location, len(content), b""))[0] == 503
+        await line.up.start("controller")
+        await line.restart("gateway")
+        tus = {"Tus-Resumable": "1.0.0"}
+        async with browser.http.head(line.url + location, headers=tus) as response:
+            assert response.headers["Upload-Offset"] == str(len(content))
+        assert await patch(browser, location, len(content), b"") == (204, str(len(content)))
+        assert (await browser.get(location.replace("/tus", "")))[1]["complete"]
