@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import random
+import shutil
 import wave
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -19,13 +20,15 @@ import aiohttp
 import pytest
 
 from benchmarks.proxy import Proxy
-from scripts.batch.client import Gateway
+from scripts.batch.client import COOKIE, Gateway
 from scripts.batch.content import read_content
 from scripts.batch.outages import Outages
-from scripts.processes import free_ports
+from scripts.processes import ROOT, free_ports
 from scripts.system import scratch_system
+from tests.batch import Batch, ended
 from tests.e2e.processes import Processes, browsing
 from tests.gateway import Browser
+from tests.system import System
 
 SIZE_BYTES = 64 * 1024 * 1024
 CUTS = 20
@@ -93,7 +96,7 @@ async def send(url: str, recording: Path) -> dict[str, Any]:
         content = await read_content(recording, lambda _done, _size: None)
         upload = await gateway.upload(recording, recording.name, content, lambda _size: None)
         assert gateway.session is not None
-        headers = {"Cookie": f"bulkscribe_session={gateway.session.cookie}"}
+        headers = {"Cookie": f"{COOKIE}={gateway.session.cookie}"}
         async with http.get(f"{url}/api/uploads/{upload.upload_id}", headers=headers) as response:
             return dict(await response.json())
 
@@ -143,7 +146,7 @@ async def patch(browser: Browser, location: str, offset: int, data: bytes) -> tu
 
 async def test_a_finish_that_a_killed_controller_did_not_come_to_is_repeated(line: Line, tmp_path: Path) -> None:
     """The last byte is in, and the process dies before the recording is probed."""
-    content = (Path(__file__).parents[2] / "examples" / "dictation.wav").read_bytes()
+    content = (ROOT / "examples" / "dictation.wav").read_bytes()
     name = base64.b64encode(b"a.wav").decode()
     headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content)), "Upload-Metadata": f"filename {name}"}
     async with browsing(line.url) as browser:
@@ -163,3 +166,54 @@ async def test_a_finish_that_a_killed_controller_did_not_come_to_is_repeated(lin
             assert response.headers["Upload-Offset"] == str(len(content))
         assert await patch(browser, location, len(content), b"") == (204, str(len(content)))
         assert (await browser.get(location.replace("/tus", "")))[1]["complete"]
+
+
+async def test_the_readmes_commands_upload_a_recording(system: System, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    readme = (ROOT / "README.md").read_text()
+    session = next(line for line in readme.splitlines() if "/api/session | jq -r .csrfToken" in line)
+    (tus,) = [block for block in readme.split("```bash\n")[1:] if block.startswith("file=")]
+    script = f"set -euo pipefail\n{session}\n{tus.partition('```')[0]}".replace("localhost:8476", system.url)
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", script, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    if process.returncode == 127:
+        pytest.skip("curl or jq is not installed")
+    assert process.returncode == 0, err.decode()
+    upload = json.loads(out)
+    assert (upload["filename"], upload["complete"]) == ("hearing.flac", True)
+    assert upload["sha256"] == hashlib.sha256((ROOT / "examples" / "hearing.flac").read_bytes()).hexdigest()
+
+
+@pytest.mark.timeout(240)
+async def test_a_batch_that_is_killed_and_whose_state_is_lost_makes_every_job_once(
+    system: System, tmp_path: Path
+) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name in ("dictation.wav", "voice memo.ogg"):
+        shutil.copy(ROOT / "examples" / name, folder)
+    shutil.copy(folder / "voice memo.ogg", folder / "the same.ogg")
+    batch = Batch(folder, system.url)
+    options = ("--remote", "--model", "demo", "--parallel", "3", "--formats", "txt")
+    for number in range(8):
+        process = await batch.start(*options)
+        try:
+            async with asyncio.timeout(0.3 + number * 0.15):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+        await ended(process)
+        if number % 2:
+            batch.state_file.unlink(missing_ok=True)
+    result = await batch.run(*options)
+    assert result.status == 0, result.out + result.err
+    names = sorted(batch.state["files"])
+    async with aiohttp.ClientSession(cookies={COOKIE: batch.state["session"]}) as http:
+        async with http.get(f"{system.url}/api/jobs") as response:
+            jobs = (await response.json())["jobs"]
+        assert sorted(job["filename"] for job in jobs) == names
+        assert {job["status"] for job in jobs} == {"complete"}
+        assert len({job["uploadId"] for job in jobs}) == len(names)
+    assert batch.transcript("the same.ogg.txt") == batch.transcript("voice memo.ogg.txt")
