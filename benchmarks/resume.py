@@ -52,7 +52,7 @@ async def measure() -> Report:
             upload_id, figures = await _upload(gateway, recording, hops)
             figures += await _dispatch(gateway, upload_id, hops)
         peaks = hops.up.peak_megabytes()
-        copies = [hops.up.folder / "controller" / "blobs", hops.up.folder / "worker"]
+        copies = [hops.up.folder / "controller" / "blobs", hops.up.folder / "worker" / "audio"]
         equal = [await asyncio.to_thread(_holds, folder, digest) for folder in copies]
     memory = [
         Figure(f"peak memory, {name}", peaks[name], "MB", at_most=MOST_MEGABYTES)

@@ -10,7 +10,7 @@ import random
 import shutil
 import wave
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from scripts.processes import ROOT, free_ports
 from scripts.system import scratch_system
 from tests.batch import Batch, ended
 from tests.e2e.processes import Processes, browsing
+from tests.e2e.test_faults import grow, small_disk
 from tests.gateway import Browser
 from tests.system import System
 
@@ -60,6 +61,12 @@ class Line:
 
 @pytest.fixture
 async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    async with lined(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def lined(tmp_path: Path) -> AsyncIterator[Line]:
     """No worker: nothing is transcribed here."""
     (back_port,) = free_ports(1)
     system = scratch_system(tmp_path, tmp_path / "logs", CONTROLLER_ADDRESS=f"127.0.0.1:{back_port}")
@@ -123,16 +130,36 @@ async def test_an_upload_that_is_cut_and_killed_again_and_again_arrives_once(
     upload = sending.result()
     assert upload["sha256"] == hashlib.sha256(recording.read_bytes()).hexdigest()
     assert (upload["complete"], upload["sizeBytes"], upload["filename"]) == (True, SIZE_BYTES, recording.name)
-    streams = sorted((one["offset"], one["bytes"]) for one in line.logged("upload_stream_ended"))
-    for (offset, size_bytes), (following, _) in pairwise(streams):
-        assert offset + size_bytes <= following, streams  # nothing that was synced came again
-    assert sum(streams[-1]) == SIZE_BYTES
+    assert len(check_streams(line)) > CUTS // 2  # those that a kill ended could not tell
     assert line.front.cut == CUTS
-    assert len(streams) > CUTS // 2  # those that a kill ended could not tell
     # What was under way when it was cut is lost: at most what the buffers on the way hold.
     for proxy in (line.front, line.back):
         assert proxy.sent - SIZE_BYTES < (CUTS + 2) * 1024 * 1024
     assert not list((line.up.folder / "controller" / "blobs" / "partial").iterdir())
+
+
+def check_streams(line: Line) -> list[tuple[int, int]]:
+    """(offset, bytes) of each that the controller took: nothing that was synced came again."""
+    streams = sorted((one["offset"], one["bytes"]) for one in line.logged("upload_stream_ended"))
+    for (offset, size_bytes), (following, _) in pairwise(streams):
+        assert offset + size_bytes <= following, streams
+    assert sum(streams[-1]) == SIZE_BYTES
+    return streams
+
+
+async def test_a_disk_that_was_full_takes_the_rest_once_there_is_room(
+    tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.batch.outages.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("scripts.batch.outages.LONGEST_WAIT_SECONDS", 0.5)
+    with small_disk(tmp_path / "controller", 100) as disk:  # of which 64 MB are kept free
+        async with lined(tmp_path) as line, asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+            sending = group.create_task(send(line.url, recording))
+            while not any(one.get("status") == 507 for one in line.logged("request")):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+            grow(disk, 200)
+            assert (await sending)["complete"]
+            assert check_streams(line)[-1][0] > 30_000_000  # what had room was not sent again
 
 
 async def patch(browser: Browser, location: str, offset: int, data: bytes) -> tuple[int, str]:

@@ -427,3 +427,31 @@ async def test_a_blob_that_was_adopted_may_be_adopted_again(tmp_path: Path) -> N
     assert await folder.digests() == {DIGEST}
     with pytest.raises(FileNotFoundError):
         await folder.adopt("a", EMPTY)
+
+
+async def test_closing_syncs_to_its_end_also_when_the_task_is_canceled_meanwhile(path: Path, disk: Disk) -> None:
+    file = await opened(path)
+    await append(file, CONTENT[:900])
+    disk.writable.clear()
+    closing = asyncio.ensure_future(file.close())
+    assert await asyncio.to_thread(disk.begun.wait, 20)
+    closing.cancel()
+    await asyncio.sleep(0)
+    assert not closing.done()
+    disk.writable.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert content(path) == CONTENT[:900]
+
+
+async def test_a_full_disk_is_no_forgotten_error_of_a_canceled_closing(path: Path, disk: Disk) -> None:
+    file = await opened(path)
+    await append(file, CONTENT[:900])
+    disk.room = 0
+    disk.writable.clear()
+    closing = asyncio.ensure_future(file.close())
+    assert await asyncio.to_thread(disk.begun.wait, 20)
+    closing.cancel()
+    disk.writable.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
