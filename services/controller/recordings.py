@@ -7,7 +7,7 @@ blob, so that a process that dies between the two is gone on from, and no blob i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -192,12 +192,16 @@ class Recordings:
 
     async def remove(self, upload: Upload) -> bool:
         """False, and nothing done, while a job uses it. Whoever writes it is ended."""
-        await self._turns.clear(upload.id)
-        if not upload.complete:  # before the store, which may have no room to write before this made some
-            await self._blobs.discard_partial(upload.id)
-        if not await self._store.delete_upload(upload.id):
-            return False
-        await self._remove_unnamed(upload.sha256)
+        async with self._turns.take(upload.id, take_over=True) as turn:
+            turn.hold()
+            now = await self._store.get_upload(upload.id)  # whoever wrote it may have come to its end
+            if now is None:
+                return True
+            if not now.complete:  # before the store, which may have no room to write before this made some
+                await self._blobs.discard_partial(now.id)
+            if not await self._store.delete_upload(now.id):
+                return False
+        await self._remove_unnamed(now.sha256)
         return True
 
     async def remove_unused(self, upload_id: UploadId) -> None:
@@ -208,27 +212,33 @@ class Recordings:
     async def sweep(self, now: float) -> None:
         """Removes uploads that were cut and never gone on with, complete ones that no job ever used, and what a
         process that died left of others; ``now`` is in seconds since the epoch."""
-        await self._sweep_incomplete(now)
+        uploads = await self._store.incomplete_uploads()
+        await self._sweep_unfinished([upload for upload in uploads if not upload.sealed], now)
+        for name in await self._blobs.idle_partials(UNFINISHED_SECONDS, now) - {upload.id for upload in uploads}:
+            await self._blobs.discard_partial(name)
         for upload in await self._store.unused_uploads(datetime.fromtimestamp(now - UNUSED_SECONDS, UTC)):
             if await self.remove(upload):
                 log.info("upload_dropped", upload_id=upload.id, reason="no job used it")
         await self._sweep_orphans(now)
-
-    async def _sweep_incomplete(self, now: float) -> None:
-        uploads = await self._store.incomplete_uploads()
-        for upload in uploads:
-            if upload.id in self._turns:
-                continue
-            if upload.sealed:
+        for upload in uploads:  # last: what came before may have made the room that this needs
+            if upload.sealed and upload.id not in self._turns:
                 await self._keep_or_drop(upload)
-                continue
+
+    async def _sweep_unfinished(self, uploads: Sequence[Upload], now: float) -> None:
+        for upload in uploads:
             partial = self._blobs.partial_path(upload.id)
             touched = partial.stat().st_mtime if partial.exists() else upload.created_at.timestamp()
-            if now - touched > UNFINISHED_SECONDS:
+            if upload.id not in self._turns and now - touched > UNFINISHED_SECONDS:
+                await self._drop_unfinished(upload.id)
+
+    async def _drop_unfinished(self, upload_id: UploadId) -> None:
+        """Unless somebody went on with it after all, until this moment; nobody does from here on."""
+        async with self._turns.take(upload_id, take_over=True) as turn:
+            turn.hold()
+            upload = await self._store.get_upload(upload_id)
+            if upload is not None and not upload.sealed:
                 await self._drop(upload)
-                log.info("upload_dropped", upload_id=upload.id, reason="nobody went on with it")
-        for name in await self._blobs.idle_partials(UNFINISHED_SECONDS, now) - {upload.id for upload in uploads}:
-            await self._blobs.discard_partial(name)
+                log.info("upload_dropped", upload_id=upload_id, reason="nobody went on with it")
 
     async def _keep_or_drop(self, sealed: Upload) -> None:
         try:

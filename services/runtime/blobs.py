@@ -183,8 +183,11 @@ class BlobFolder:
 
     def _adopt(self, partial: Path, blob: Path) -> Path:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists() or not blob.exists():
+        try:
             partial.replace(blob)
+        except FileNotFoundError:
+            if not blob.exists():
+                raise
         for folder in (blob.parent, self.folder):
             sync_folder(folder)
         return blob

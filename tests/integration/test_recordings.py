@@ -215,9 +215,11 @@ async def test_who_comes_while_it_is_finished_waits_for_the_end_of_it(desk: Desk
     removing = asyncio.ensure_future(desk.recordings.remove(upload))
     await asyncio.sleep(0)
     desk.prober.gate.set()
-    assert (await finishing).complete
+    await asyncio.gather(finishing, *again, removing, return_exceptions=True)
     assert desk.prober.asked == 1
-    await asyncio.gather(*again, removing, return_exceptions=True)
+    assert removing.result()
+    assert await desk.gone(upload)
+    assert list((desk.folder / "blobs").rglob("*/*")) == []
 
 
 async def test_an_upload_is_removed_from_under_the_stream_that_writes_it(desk: Desk) -> None:
