@@ -117,7 +117,7 @@ async def _work(given: Arguments, state: BatchState, plan: Plan, shown: Display)
             if before is not None and before.cookie != session.cookie:
                 shown.tell("The gateway does not know this session any more; what is not complete begins anew.")
             state.put_session(session)
-            remembered.remember(given.controller, session.cookie)
+            remembered.remember(shown_url(given.controller), session.cookie)
 
         gateway = Gateway(http, given.controller, used, renewed, Outages(shown.tell))
         try:
@@ -126,7 +126,7 @@ async def _work(given: Arguments, state: BatchState, plan: Plan, shown: Display)
             raise WrongUse(f"{shown_url(given.controller)} is no gateway that can be used: {error}") from None
         assert gateway.session is not None
         state.put_session(gateway.session)
-        remembered.remember(given.controller, gateway.session.cookie)
+        remembered.remember(shown_url(given.controller), gateway.session.cookie)
         runner = Runner(gateway, state, given, shown)
         for recording in plan.incomplete:
             await runner.restore_transcripts(recording)
@@ -137,7 +137,7 @@ def _session(given: Arguments, state: BatchState, remembered: RememberedSessions
     """The one to go on with; its CSRF token is asked for where only the cookie is known."""
     if given.session is not None:
         return state.session if state.session and state.session.cookie == given.session else Session(given.session, "")
-    cookie = remembered.find(given.controller)
+    cookie = remembered.find(shown_url(given.controller))
     return state.session or (Session(cookie, "") if cookie else None)
 
 

@@ -32,9 +32,9 @@ UNFINISHED_SECONDS = 24 * 3600.0
 UNUSED_SECONDS = 7 * 24 * 3600.0
 """How long a complete upload is kept that no job ever used: a batch submits at once, a person after a weekend."""
 
-ORPHAN_SECONDS = 24 * 3600.0
-"""How long a blob is kept that no upload names. Only what dies while it removes one leaves any; and a controller that
-was started on another database by mistake takes nothing away before somebody notices."""
+ORPHAN_SECONDS = 6 * 3600.0
+"""How long one process sees a blob that no upload names before it removes it. Only what dies while it removes one leaves
+any; and a controller that was started on another database by mistake takes nothing away before somebody notices."""
 
 
 class Recordings:
