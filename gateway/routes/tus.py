@@ -49,6 +49,7 @@ _METADATA = (
     "Keys and values in base64: filename (required), sha256 (checked at the end), requestId (the same again in the "
     "same session gives the same upload).",
 )
+_METHOD = ("X-HTTP-Method-Override", "PATCH or DELETE.")
 _OFFSET = ("Upload-Offset", "Where the body begins: the offset that HEAD tells.")
 
 
@@ -90,6 +91,10 @@ class TusRoutes:
             Endpoint(
                 "PATCH", one, self.append, "The next bytes; the last ones make the upload complete", None, status=204,
                 headers=(_RESUMABLE, _OFFSET), stream=CONTENT_TYPE, errors=(*of_content, *of_offset),
+            ),
+            Endpoint(
+                "POST", one, self.override, "PATCH or DELETE, for clients that cannot send them", None, status=204,
+                headers=(_RESUMABLE, _METHOD, _OFFSET), stream=CONTENT_TYPE, errors=(*of_content, *of_offset),
             ),
             Endpoint(
                 "DELETE", one, self.delete, "Removes an upload that no job uses", None, status=204,
@@ -140,6 +145,14 @@ class TusRoutes:
         _check_version(request)
         await self._controller.delete_upload(owner_of(request), request.match_info["upload_id"])
         return web.Response(status=204)
+
+    async def override(self, request: web.Request) -> web.Response:
+        method = request.headers.get("X-HTTP-Method-Override", "")
+        if method == "PATCH":
+            return await self.append(request)
+        if method == "DELETE":
+            return await self.delete(request)
+        raise web.HTTPMethodNotAllowed("POST", ["DELETE", "HEAD", "PATCH"])
 
     async def _write(self, request: web.Request, upload_id: str, offset: int, length: int) -> int:
         """Passes the body on; returns the committed offset, once the upload is complete if that is its end."""

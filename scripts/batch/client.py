@@ -76,7 +76,7 @@ class Refused(Exception):
 @dataclass(slots=True)
 class Sending:
     """An upload on its way. ``reached`` is the offset that the gateway told last, ``cut`` whether the last try ended
-    early; ``upload_id`` is known once it was begun, ``done`` once it is complete."""
+    early; ``upload_id`` is known once it was begun, and it is ``whole`` when all bytes were taken."""
 
     path: Path
     name: str
@@ -85,7 +85,7 @@ class Sending:
     upload_id: str | None = None
     reached: int = 0
     cut: bool = False
-    done: answers.Upload | None = None
+    whole: bool = False
 
     @property
     def address(self) -> str:
@@ -125,9 +125,10 @@ class Gateway:
         The same name and content never make another upload. Raises UnreadableRecording, Refused or Faulty.
         """
         sending = Sending(path, name, content, sent)
-        while sending.done is None:
+        sending.upload_id = await self._call("upload", lambda: self._begin(sending))
+        while not sending.whole:
             await self._call("upload", lambda: self._send_on(sending))
-        return sending.done
+        return await self._call("upload", lambda: self._uploaded(sending))
 
     async def create_job(self, upload_id: str, options: Mapping[str, object], request_id: str) -> answers.Job:
         """The upload's job; the same ``request_id`` never makes another. Raises Refused or Faulty."""
@@ -231,8 +232,11 @@ class Gateway:
             if error.code == "UPLOAD_DIGEST_MISMATCH":
                 raise _damaged(sending) from error
             raise
-        async with self._request("GET", f"{UPLOADS}/{quote(sending.upload_id, safe='')}") as response:
-            sending.done = answers.read_upload(await _json(response))
+        sending.whole = True
+
+    async def _uploaded(self, sending: Sending) -> answers.Upload:
+        async with self._request("GET", f"{UPLOADS}/{quote(sending.upload_id or '', safe='')}") as response:
+            return answers.read_upload(await _json(response))
 
     async def _begin(self, sending: Sending) -> str:
         """The upload's id: a new one's, or that of an earlier run."""

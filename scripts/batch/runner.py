@@ -105,7 +105,12 @@ class Runner:
         def sent(size_bytes: int) -> None:
             self._display.sent(name, size_bytes, content.size_bytes)
 
-        upload = await self._gateway.upload(recording.path, name, content, sent)
+        try:
+            upload = await self._gateway.upload(recording.path, name, content, sent)
+        except Refused as error:
+            if error.unknown:
+                raise Lost(upload=True) from error
+            raise
         if current(recording.path) != content.fingerprint:
             raise UnreadableRecording(CHANGED)
         self._state.put(name, self._entry(recording).uploaded(upload.upload_id, upload.duration_seconds))

@@ -50,6 +50,7 @@ async def test_a_secret_key_keeps_sessions_over_a_restart() -> None:
 CHANGES = [
     ("POST", "/api/uploads"),
     ("POST", "/api/uploads/tus"),
+    ("POST", "/api/uploads/tus/x"),
     ("PATCH", "/api/uploads/tus/x"),
     ("DELETE", "/api/uploads/tus/x"),
     ("POST", "/api/jobs"),

@@ -321,6 +321,16 @@ async def test_an_upload_that_is_removed_is_gone(setup: Setup) -> None:
     assert not setup.fake.uploads
 
 
+async def test_a_client_that_knows_no_patch_may_say_so_in_a_header(setup: Setup) -> None:
+    location = await begin(setup.browser)
+    headers = {"Content_Type": BYTES, "Upload_Offset": "0", "X_HTTP_Method_Override": "PATCH"}
+    answer = await ask(setup.browser, "POST", location, CONTENT[:1000], **headers)
+    assert (answer.status, answer.offset) == (204, 1000)
+    assert (await ask(setup.browser, "POST", location)).status == 405
+    assert (await ask(setup.browser, "POST", location, X_HTTP_Method_Override="DELETE")).status == 204
+    assert (await tell(setup.browser, location)).status == 404
+
+
 async def test_content_that_is_not_what_was_declared_is_refused_at_its_end(setup: Setup) -> None:
     location = await begin(setup.browser, sha256="ab" * 32)
     answer = await patch(setup.browser, location, 0, CONTENT)
