@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from benchmarks import accuracy, dispatch, queue, throughput, upload
+from benchmarks import accuracy, dispatch, queue, resume, throughput, upload
 from benchmarks.report import Report, save, show
 from scripts.processes import LaunchError
 
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[], Awaitable[Report]]] = {
     "dispatch": dispatch.measure,
     "queue": queue.measure,
     "upload": upload.measure,
+    "resume": resume.measure,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import aiohttp
 
-from scripts.batch.answers import Upload, read_report
+from scripts.batch.answers import read_report
 from scripts.batch.client import Gateway
+from scripts.batch.content import read_content
 from scripts.batch.outages import Outages
 from scripts.batch.state import Session, Status
 from scripts.processes import ROOT, Launch, launched
@@ -73,10 +75,8 @@ async def client(url: str) -> AsyncIterator[Gateway]:
 
 async def send(gateway: Gateway, recording: Path) -> str:
     """Uploads a recording; returns the upload's id."""
-    size_bytes = (await asyncio.to_thread(recording.stat)).st_size
-    upload = await gateway.upload(recording, recording.name, size_bytes, lambda _size: None)
-    if not isinstance(upload, Upload):
-        raise TypeError(f"the gateway refuses {recording.name}: {upload.message}")
+    content = await read_content(recording, lambda _done, _size: None)
+    upload = await gateway.upload(recording, recording.name, content, lambda _size: None)
     return upload.upload_id
 
 
@@ -96,6 +96,7 @@ async def run_batch(folder: Path, url: str, output: Path, *options: str) -> None
         ROOT / "scripts" / "run_batch.sh",
         *("--input", str(folder), "--controller", url, "--remote", "--model", "demo", "--output", str(output)),
         *options,
+        env=os.environ | {"XDG_STATE_HOME": str(folder / ".state")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -29,6 +29,17 @@ class UploadAnswer(TypedDict):
     durationSeconds: float | None
 
 
+class KnownUploadAnswer(UploadAnswer):
+    """``offset`` bytes of it are there and synced; the digest and the duration only once it is complete."""
+
+    complete: bool
+    offset: int
+
+
+class KnownUploadsAnswer(TypedDict):
+    uploads: list[KnownUploadAnswer]
+
+
 class RefusedFile(TypedDict):
     filename: str
     code: str

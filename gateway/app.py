@@ -15,6 +15,7 @@ from gateway.endpoints import Endpoint, Respond
 from gateway.errors import error_response, refusal_response
 from gateway.metrics import Metrics
 from gateway.openapi import OpenApiRoutes
+from gateway.routes import tus
 from gateway.routes.events import SILENCE_SECONDS, EventRoutes
 from gateway.routes.health import HealthRoutes
 from gateway.routes.jobs import JobRoutes
@@ -59,6 +60,7 @@ def make_app(
     endpoints = [
         *SessionRoutes(sessions).endpoints(),
         *RuntimeRoutes(controller).endpoints(),
+        *tus.TusRoutes(controller, metrics, max_upload_bytes).endpoints(),
         *UploadRoutes(controller, metrics, max_upload_bytes).endpoints(),
         *JobRoutes(controller).endpoints(),
         *EventRoutes(controller, metrics, stopping, silence_seconds).endpoints(),
@@ -69,6 +71,7 @@ def make_app(
     app = web.Application(middlewares=[_observing(metrics), _errors_as_json], client_max_size=MAX_BODY_BYTES)
     _add_routes(app, endpoints, sessions)
     app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(tus.add_headers)
 
     async def end_streams(_app: web.Application) -> None:
         stopping.set()

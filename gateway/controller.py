@@ -106,22 +106,42 @@ class Controller:
 
     # --- uploads
 
-    async def create_upload(self, owner: str, filename: str) -> str:
-        request = uploads_pb2.CreateUploadRequest(owner=owner, filename=filename)
-        response = await self._ask(self._uploads.CreateUpload, request)
-        upload_id: str = response.upload.upload_id
-        return upload_id
+    async def create_upload(
+        self, owner: str, filename: str, size_bytes: int = 0, sha256: str = "", request_id: str = ""
+    ) -> uploads_pb2.Upload:
+        """``size_bytes`` and ``sha256`` are what it must become; 0 and empty where that is not known."""
+        request = uploads_pb2.CreateUploadRequest(
+            owner=owner, filename=filename, size_bytes=size_bytes, sha256=sha256, request_id=request_id
+        )
+        response: uploads_pb2.CreateUploadResponse = await self._ask(self._uploads.CreateUpload, request)
+        return response.upload
+
+    async def get_upload(self, owner: str, upload_id: str, settle: bool = False) -> uploads_pb2.Upload:
+        """With ``settle``, a stream that still writes it ends, and the offset stays as it is told."""
+        request = uploads_pb2.GetUploadRequest(owner=owner, upload_id=upload_id, settle=settle)
+        response: uploads_pb2.GetUploadResponse = await self._ask(self._uploads.GetUpload, request)
+        return response.upload
+
+    async def list_uploads(self, owner: str, sha256: str) -> list[uploads_pb2.Upload]:
+        request = uploads_pb2.ListUploadsRequest(owner=owner, sha256=sha256)
+        response: uploads_pb2.ListUploadsResponse = await self._ask(self._uploads.ListUploads, request)
+        return list(response.uploads)
 
     async def delete_upload(self, owner: str, upload_id: str) -> None:
         await self._ask(self._uploads.DeleteUpload, uploads_pb2.DeleteUploadRequest(owner=owner, upload_id=upload_id))
 
     @asynccontextmanager
-    async def write_upload(self, owner: str, upload_id: str) -> AsyncIterator[UploadStream]:
-        """A stream that writes an upload from its beginning; leaving the block without `finish` cancels it."""
+    async def write_upload(
+        self, owner: str, upload_id: str, offset: int = 0, take_over: bool = False
+    ) -> AsyncIterator[UploadStream]:
+        """A stream that writes an upload from ``offset`` on; leaving the block before its answer came cancels it.
+
+        With ``take_over``, another stream that writes it ends for this one.
+        """
         call = self._uploads.WriteUpload(metadata=self._metadata)
         stream = UploadStream(call)
         try:
-            header = uploads_pb2.WriteUploadHeader(owner=owner, upload_id=upload_id, offset=0)
+            header = uploads_pb2.WriteUploadHeader(owner=owner, upload_id=upload_id, offset=offset, take_over=take_over)
             await stream.send(uploads_pb2.WriteUploadRequest(header=header))
             yield stream
         finally:
@@ -160,10 +180,14 @@ class Controller:
 
 
 class UploadStream:
-    """One WriteUpload call. A finished `write` is not delivery: only what `finish` returns is."""
+    """One WriteUpload call. A finished `write` is not delivery: only what `finish` or `end` returns is.
+
+    A task that is canceled in a `write` may still `end` the stream: what it had taken is handed on.
+    """
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._writing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Sends bytes, and waits while the controller cannot take more."""
@@ -172,16 +196,25 @@ class UploadStream:
     async def finish(self) -> uploads_pb2.Upload:
         """Says that the recording is whole; returns the upload once it is durable and audio was found in it."""
         await self.send(uploads_pb2.WriteUploadRequest(finish=uploads_pb2.FinishUpload()))
+        return await self.end(FINISH_SECONDS)
+
+    async def end(self, limit: float = MESSAGE_SECONDS) -> uploads_pb2.Upload:
+        """Says that no more comes for now; returns the upload once what came is durable."""
         try:
+            if self._writing is not None:
+                await _within(MESSAGE_SECONDS, self._writing)
             await self._call.done_writing()
-            response: uploads_pb2.WriteUploadResponse = await _within(FINISH_SECONDS, self._call)
-        except grpc.aio.AioRpcError as error:
-            raise understood(error) from error
+            response: uploads_pb2.WriteUploadResponse = await _within(limit, self._call)
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:
+            raise await self._end() from error
         return response.upload
 
     async def send(self, message: uploads_pb2.WriteUploadRequest) -> None:
+        self._writing = asyncio.ensure_future(self._call.write(message))
+        self._writing.add_done_callback(_heard)
         try:
-            await _within(MESSAGE_SECONDS, self._call.write(message))
+            # Canceled inside of `write`, gRPC would cancel the whole call.
+            await _within(MESSAGE_SECONDS, asyncio.shield(self._writing))
         except (asyncio.InvalidStateError, grpc.aio.AioRpcError) as error:
             raise await self._end() from error
 
@@ -194,6 +227,12 @@ class UploadStream:
         except ServiceError as error:
             return error
         return ServiceError(Reason.INTERNAL)
+
+
+def _heard(written: asyncio.Future[None]) -> None:
+    """Else a failure that nobody waits for any more would be told as one that was forgotten."""
+    if not written.cancelled():
+        written.exception()
 
 
 async def _within(limit: float | None, waiting: Awaitable[Response]) -> Response:

@@ -14,6 +14,9 @@ from services.contract.errors import Reason
 JOB_ID = "/{job_id:[A-Za-z0-9_-]{1,100}}"
 """Anything else is no job's id, and so the address is unknown."""
 
+UPLOAD_ID = "/{upload_id:[A-Za-z0-9_-]{1,100}}"
+"""As a job's."""
+
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing, and so need no CSRF token."""
 
@@ -25,6 +28,8 @@ class Endpoint:
     """``answer`` is a type of `answers`, or the content types of what is not JSON; ``other_types`` are beside JSON.
 
     ``errors`` are those of its own; what a session or a CSRF token adds follows from ``session`` and ``method``.
+    ``answer`` None is an answer without a body, of ``status``; ``headers`` are those that a request has, with their
+    descriptions, and ``stream`` is the content type of a body that is bytes.
     """
 
     method: str
@@ -38,6 +43,9 @@ class Endpoint:
     multipart: bool = False
     other_types: tuple[str, ...] = ()
     errors: tuple[Reason, ...] = ()
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    stream: str = ""
 
     @property
     def changes(self) -> bool:

@@ -20,6 +20,8 @@ from services.contract.limits import VERSION
 PATH = "/api/openapi.json"
 REFERENCE = "#/components/schemas/{model}"
 
+RECORDING = {"type": "string", "format": "binary"}
+
 Json = dict[str, Any]
 
 
@@ -81,7 +83,7 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> Json:
     operation: Json = {
         "summary": endpoint.summary,
         "parameters": _parameters(endpoint),
-        "responses": {"200": _answer(endpoint, schemas), **_errors(endpoint, schemas)},
+        "responses": {str(endpoint.status): _answer(endpoint, schemas), **_errors(endpoint, schemas)},
         "security": [{"session": [], **({"csrf": []} if endpoint.changes else {})}] if endpoint.session else [],
     }
     if endpoint.body is not None:
@@ -89,10 +91,14 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> Json:
         operation["requestBody"] = {"required": True, "content": content}
     if endpoint.multipart:
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _files()}}}
+    if endpoint.stream:
+        operation["requestBody"] = {"content": {endpoint.stream: {"schema": RECORDING}}}
     return operation
 
 
 def _answer(endpoint: Endpoint, schemas: _Schemas) -> Json:
+    if endpoint.answer is None:
+        return {"description": endpoint.summary}
     if isinstance(endpoint.answer, tuple):
         return {"description": endpoint.summary, "content": {kind: {} for kind in endpoint.answer}}
     content = {"application/json": {"schema": schemas.of_type(endpoint.answer)}}
@@ -122,6 +128,10 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)", endpoint.path)
     ]
+    path += [
+        {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
+        for name, description in endpoint.headers
+    ]
     if endpoint.query is None:
         return path
     properties = endpoint.query.model_json_schema()["properties"]
@@ -129,8 +139,7 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
 
 
 def _files() -> Json:
-    recording = {"type": "string", "format": "binary"}
-    return {"type": "object", "required": ["files"], "properties": {"files": {"type": "array", "items": recording}}}
+    return {"type": "object", "required": ["files"], "properties": {"files": {"type": "array", "items": RECORDING}}}
 
 
 def _template(path: str) -> str:

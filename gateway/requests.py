@@ -49,6 +49,7 @@ def _language(code: str) -> str:
 Text = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_without_nul)]
 Name = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True), AfterValidator(_without_nul)]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_without_nul)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 Speakers = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -115,6 +116,10 @@ class ListJobs(_Query):
         default=50, description="At most so many."
     )
     page_token: Name = Field(default="", description="nextPageToken of the page before.")
+
+
+class ListUploads(_Query):
+    sha256: Digest = Field(description="SHA-256 of the whole content, in hexadecimal.")
 
 
 class WatchJob(_Query):

@@ -24,7 +24,11 @@ class GatewaySettings(ProcessSettings):
     )
     gateway_secret_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Any string that signs sessions, so that they outlive a restart; none: a new random key at each start.",
+        description="Any string that signs sessions; none: a random one, made once and kept in GATEWAY_DATA_DIR.",
+    )
+    gateway_data_dir: Path = Field(
+        default=Path("data/gateway"),
+        description="Folder of the kept key, so that sessions outlive a restart; not used with GATEWAY_SECRET_KEY.",
     )
     gateway_max_upload_mb: int = Field(
         default=2000, gt=0, description="Largest recording in MB (of 1,048,576 bytes), one file of an upload."

@@ -15,6 +15,7 @@ from gateway.answers import (
     JobAnswer,
     JobsAnswer,
     JobWorkerAnswer,
+    KnownUploadAnswer,
     Mode,
     ModelAnswer,
     OptionsAnswer,
@@ -195,6 +196,15 @@ def upload_answer(upload: uploads_pb2.Upload) -> UploadAnswer:
         "sizeBytes": upload.committed_bytes,
         "sha256": upload.sha256,
         "durationSeconds": seconds(upload.duration) if upload.HasField("duration") else None,
+    }
+
+
+def known_upload_answer(upload: uploads_pb2.Upload) -> KnownUploadAnswer:
+    return {
+        **upload_answer(upload),
+        "sizeBytes": upload.size_bytes or upload.committed_bytes,
+        "complete": upload.complete,
+        "offset": upload.committed_bytes,
     }
 
 

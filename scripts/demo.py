@@ -21,7 +21,7 @@ from benchmarks.scoring import NONE, speaker_errors, word_errors
 from scripts.batch.recordings import Recording, find_recordings, transcript_name
 from scripts.batch.summary import clock
 from scripts.processes import ROOT, LaunchError, cancel_on_signals, launched
-from scripts.system import scratch_system
+from scripts.system import foreign_environment, scratch_system
 
 EXAMPLES = ROOT / "examples"
 REFERENCE = "reference.json"
@@ -81,6 +81,7 @@ async def _run_batch(folder: Path, url: str) -> None:
         ROOT / "scripts" / "run_batch.sh",
         *("--input", folder, "--controller", url, "--remote", "--diarization"),
         *("--model", "demo", "--parallel", "2", "--output", RESULTS / "transcripts"),
+        env=foreign_environment() | {"XDG_STATE_HOME": str(folder.parent / "state")},
     )
     try:
         status = await process.wait()

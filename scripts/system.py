@@ -10,7 +10,9 @@ from pathlib import Path
 
 from scripts.processes import Service, free_ports, grpc_ready, http_ready
 
-OWN_SETTINGS = ("WORKER_", "CONTROLLER_", "GATEWAY_", "REMOTE_WORKER_", "DATA_DIR", "DATABASE_URL", "LOG_DIR")
+OWN_SETTINGS = (
+    "WORKER_", "CONTROLLER_", "GATEWAY_", "REMOTE_WORKER_", "DATA_DIR", "DATABASE_URL", "LOG_DIR", "BULKSCRIBE_",
+)  # fmt: skip
 """What the names of our settings begin with."""
 
 
@@ -72,6 +74,7 @@ def scratch_system(folder: Path, logs: Path, **settings: str) -> ScratchSystem:
         "CONTROLLER_TOKEN": secrets.token_urlsafe(32),
         "DATA_DIR": str(folder / "controller"),
         "LOG_DIR": str(logs),
+        "GATEWAY_DATA_DIR": str(folder / "gateway"),
         "GATEWAY_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(gateway),
     }

@@ -12,7 +12,9 @@ from tests.system import System, running_system
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nor into a person's home: the batch runner remembers its sessions there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
     for name in [*os.environ]:
         if name.startswith((*OWN_SETTINGS, "HF_", "GRPC_")):
             monkeypatch.delenv(name)

@@ -48,6 +48,7 @@ def running_system(folder: Path) -> Iterator[System]:
         "LOG_DIR": str(folder / "logs"),
         "WORKER_PORT": str(worker),
         "CONTROLLER_LISTEN": f"127.0.0.1:{controller}",
+        "GATEWAY_DATA_DIR": str(folder / "gateway"),
         "GATEWAY_PORT": str(gateway),
         "GATEWAY_MAX_UPLOAD_MB": str(MAX_UPLOAD_MB),
         "HF_HUB_OFFLINE": "1",

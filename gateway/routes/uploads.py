@@ -1,4 +1,5 @@
-"""POST /api/uploads: recordings stream through to the controller, never held in memory.
+"""/api/uploads: forms of recordings, which stream through to the controller and are never held in memory; and what
+is known of an upload.
 
 A file that is bad (no audio, too large) is an entry of `errors` and the files beside it are kept; a request that is
 malformed, or a controller that is away, fails the whole request.
@@ -18,10 +19,11 @@ from multidict import CIMultiDictProxy
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from gateway import wire
-from gateway.answers import RefusedFile, UploadAnswer, UploadsAnswer
+from gateway.answers import KnownUploadAnswer, KnownUploadsAnswer, RefusedFile, UploadAnswer, UploadsAnswer
 from gateway.controller import Controller, UploadStream
-from gateway.endpoints import Endpoint
+from gateway.endpoints import UPLOAD_ID, Endpoint
 from gateway.metrics import Metrics
+from gateway.requests import ListUploads, read_query
 from gateway.sessions import owner_of
 from services.contract.errors import Reason, ServiceError
 from services.contract.filenames import safe_filename
@@ -61,8 +63,26 @@ class UploadRoutes:
         return [
             Endpoint(
                 "POST", "/api/uploads", self.create, "Takes recordings", UploadsAnswer, multipart=True, errors=errors
-            )
-        ]
+            ),
+            Endpoint(
+                "GET", "/api/uploads", self.list, "This session's complete uploads of one content", KnownUploadsAnswer,
+                query=ListUploads, errors=(Reason.INVALID_REQUEST, Reason.CONTROLLER_UNREACHABLE),
+            ),
+            Endpoint(
+                "GET", f"/api/uploads{UPLOAD_ID}", self.show, "An upload, whole or on its way", KnownUploadAnswer,
+                errors=(Reason.NOT_FOUND, Reason.CONTROLLER_UNREACHABLE),
+            ),
+        ]  # fmt: skip
+
+    async def list(self, request: web.Request) -> web.Response:
+        query = read_query(request, ListUploads)
+        uploads = await self._controller.list_uploads(owner_of(request), query.sha256)
+        answer: KnownUploadsAnswer = {"uploads": [wire.known_upload_answer(upload) for upload in uploads]}
+        return web.json_response(answer)
+
+    async def show(self, request: web.Request) -> web.Response:
+        upload = await self._controller.get_upload(owner_of(request), request.match_info["upload_id"])
+        return web.json_response(wire.known_upload_answer(upload))
 
     async def create(self, request: web.Request) -> web.Response:
         answer: UploadsAnswer = {"uploads": [], "errors": []}
@@ -99,7 +119,7 @@ class UploadRoutes:
             await _drain(part)
 
     async def _upload(self, owner: str, name: str, part: BodyPartReader) -> UploadAnswer:
-        upload_id = await self._controller.create_upload(owner, name)
+        upload_id = (await self._controller.create_upload(owner, name)).upload_id
         try:
             async with self._controller.write_upload(owner, upload_id) as stream:
                 await self._copy(part, stream)

@@ -12,7 +12,7 @@ def main() -> int:
         signal.signal(number, lambda given, _frame: os._exit(128 + given))
     from scripts.batch.command import run  # takes half a second, in which Ctrl-C would be a traceback
 
-    return run(sys.argv[1:])
+    return run(sys.argv[1:], os.environ)  # noqa: TID251 - a command's own environment
 
 
 if __name__ == "__main__":

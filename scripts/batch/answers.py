@@ -17,14 +17,6 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedFile:
-    """The server took the request and refused the recording."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """``percent`` is of the whole job, 0 to 100; ``last_event`` the newest event that it has in it."""
 
@@ -50,15 +42,14 @@ class Report:
     message: str
 
 
-def read_upload(document: Any) -> Upload | RejectedFile:
-    """The one upload of an answer to one file."""
+def read_upload(document: Any) -> Upload:
+    """A complete upload from GET /api/uploads/{id}."""
     try:
-        for refused in document.get("errors") or ():
-            return RejectedFile(str(refused.get("code") or "UPLOAD_REJECTED"), str(refused.get("error") or ""))
-        upload = document["uploads"][0]
-        return Upload(str(upload["id"]), _text(upload.get("sha256")), _seconds(upload.get("durationSeconds")))
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise Faulty("the answer to an upload names none") from error
+        if document["complete"] is not True:
+            raise Faulty("an upload whose bytes are all there is not complete")
+        return Upload(str(document["id"]), _text(document.get("sha256")), _seconds(document.get("durationSeconds")))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Faulty("the answer is no upload") from error
 
 
 def read_job(document: Any) -> Job:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
+
+from scripts.batch.sessions import is_cookie, sessions_file
 
 PROGRAM = "run_batch.sh"
 EXIT_WRONG_USE = 2
 
 FORMATS = ("json", "txt", "srt", "vtt", "md", "tsv")
 DEFAULT_FORMATS = ("txt", "json", "srt")
+SESSION_VARIABLE = "BULKSCRIBE_SESSION"
 STATE_NAME = "batch_state.json"
 OUTPUT_NAME = "transcripts"
 
 _DESCRIPTION = """\
 Transcribes every recording in a folder. What was reached is kept in the state file after every change: run the same
-command again after any interruption and it goes on; nothing is uploaded, submitted or transcribed twice."""
+command again after any interruption and it goes on; nothing is uploaded, submitted or transcribed twice. That holds
+without the state file, too, as long as the session is the same: it is remembered for each gateway."""
 
 _EPILOG = """\
 exit status: 0 all are complete; 1 some failed or were canceled; 2 wrong use; 130 ended by Ctrl-C (143 by SIGTERM)"""
@@ -32,7 +36,8 @@ class WrongUse(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """``parallel`` is in recordings, ``diarization_max_duration`` in seconds."""
+    """``parallel`` is in recordings, ``diarization_max_duration`` in seconds; ``session`` is the cookie to go on
+    with, and ``remembered`` the file of sessions, both None where there is none."""
 
     input: Path
     controller: str
@@ -47,6 +52,8 @@ class Arguments:
     output: Path
     formats: tuple[str, ...]
     retry_failed: bool
+    session: str | None = None
+    remembered: Path | None = None
 
     def job_options(self) -> dict[str, object]:
         """The `options` of POST /api/jobs; what was not asked for is left to the server's defaults."""
@@ -69,9 +76,14 @@ class Arguments:
         return "remote" if self.remote else "local"
 
 
-def parse_arguments(arguments: Sequence[str]) -> Arguments:
+def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Arguments:
     """Ends the program after `--help` (0) and, with one line, on wrong use (2)."""
-    given = _parser().parse_args(arguments)
+    environment = environment or {}
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    session: str | None = given.session
+    if session is None and environment.get(SESSION_VARIABLE):
+        session = _session_variable(parser, environment[SESSION_VARIABLE])
     folder: Path = given.input
     return Arguments(
         input=folder,
@@ -87,6 +99,8 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         output=given.output or folder / OUTPUT_NAME,
         formats=given.formats,
         retry_failed=given.retry_failed,
+        session=session,
+        remembered=sessions_file(environment),
     )
 
 
@@ -130,7 +144,27 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of {','.join(FORMATS)} ({','.join(DEFAULT_FORMATS)})",
     )
     add("--retry-failed", action="store_true", help="try recordings again that failed or were canceled before")
+    add(
+        "--session",
+        type=_session,
+        metavar="VALUE",
+        help=f"value of the session cookie to go on with (${SESSION_VARIABLE}, the state file's, the last one there)",
+    )
     return parser
+
+
+def _session(text: str) -> str:
+    value = text.strip()
+    if not is_cookie(value):
+        raise argparse.ArgumentTypeError("that is no value of a session cookie")  # and may be a secret all the same
+    return value
+
+
+def _session_variable(parser: argparse.ArgumentParser, value: str) -> str:
+    try:
+        return _session(value)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"{SESSION_VARIABLE}: {error}")
 
 
 def _folder(text: str) -> Path:

@@ -6,9 +6,11 @@ The session's cookie and CSRF token go out as headers made here, so that no cook
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -16,8 +18,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import aiohttp
 
 from scripts.batch import answers
+from scripts.batch.content import (
+    CHANGED,
+    Content,
+    UnreadableRecording,
+    current,
+    open_recording,
+    pieces,
+    upload_request_id,
+)
 from scripts.batch.events import Event, EventDecoder
-from scripts.batch.multipart import UnreadableRecording, open_recording, recording_body
 from scripts.batch.outages import Away, Faulty, Outages, persistently
 from scripts.batch.recordings import shown
 from scripts.batch.state import Session
@@ -34,8 +44,15 @@ UPLOAD_STALL_SECONDS = 300.0
 EVENT_SILENCE_SECONDS = 45.0
 """The stream has a comment every 15 s at least; after three that are missing it is dead."""
 
-WAITED_FOR = frozenset({408, 425, 429, 502, 503, 504, 507})
+UPLOADS = "/api/uploads"
+TUS = {"Tus-Resumable": "1.0.0"}
+"""Uploads can be cut and go on by this protocol, https://tus.io."""
+
+WAITED_FOR = frozenset({408, 423, 425, 429, 502, 503, 504, 507})
 """Statuses of an outage: restarting, overloaded, or a disk that is full."""
+
+ASKED_AGAIN = frozenset({"UPLOAD_BUSY", "UPLOAD_OFFSET_MISMATCH", "STREAM_TAKEN_OVER"})
+"""Codes of an upload that a request before this one was at: its offset has moved."""
 LONGEST_REASON = 300
 
 Result = TypeVar("Result")
@@ -54,6 +71,25 @@ class Refused(Exception):
     def unknown(self) -> bool:
         """What was asked about is not there, or another session's."""
         return self.status == 404
+
+
+@dataclass(slots=True)
+class Sending:
+    """An upload on its way. ``reached`` is the offset that the gateway told last, ``cut`` whether the last try ended
+    early; ``upload_id`` is known once it was begun, and it is ``whole`` when all bytes were taken."""
+
+    path: Path
+    name: str
+    content: Content
+    sent: Callable[[int], None]
+    upload_id: str | None = None
+    reached: int = 0
+    cut: bool = False
+    whole: bool = False
+
+    @property
+    def address(self) -> str:
+        return f"{UPLOADS}/tus/{quote(self.upload_id or '', safe='')}"
 
 
 class Gateway:
@@ -83,19 +119,16 @@ class Gateway:
         """Makes sure of the session. Raises Refused or Faulty when this is no gateway."""
         await persistently(self._outages, "session", self._assure_session)
 
-    async def upload(
-        self, path: Path, name: str, size_bytes: int, sent: Callable[[int], None]
-    ) -> answers.Upload | answers.RejectedFile:
-        """Sends a recording from the disk; ``sent`` hears the bytes of this try, from 0 again at each.
+    async def upload(self, path: Path, name: str, content: Content, sent: Callable[[int], None]) -> answers.Upload:
+        """Sends a recording from the disk, from where an earlier try or run was cut; ``sent`` hears the offset.
 
-        Raises UnreadableRecording, Refused or Faulty.
+        The same name and content never make another upload. Raises UnreadableRecording, Refused or Faulty.
         """
-
-        async def attempt() -> answers.Upload | answers.RejectedFile:
-            sent(0)
-            return answers.read_upload(await self._send_recording(path, name, size_bytes, sent))
-
-        return await self._call("upload", attempt)
+        sending = Sending(path, name, content, sent)
+        sending.upload_id = await self._call("upload", lambda: self._begin(sending))
+        while not sending.whole:
+            await self._call("upload", lambda: self._send_on(sending))
+        return await self._call("upload", lambda: self._uploaded(sending))
 
     async def create_job(self, upload_id: str, options: Mapping[str, object], request_id: str) -> answers.Job:
         """The upload's job; the same ``request_id`` never makes another. Raises Refused or Faulty."""
@@ -181,31 +214,89 @@ class Gateway:
                 self._renewed(session)
             self._session, self._doubtful = session, False
 
-    async def _send_recording(self, path: Path, name: str, size_bytes: int, sent: Callable[[int], None]) -> Any:
-        body = recording_body(name, size_bytes)
-        unreadable: list[UnreadableRecording] = []
+    async def _send_on(self, sending: Sending) -> None:
+        """One try. One that was cut and yet moved something on is a success: the next one need not wait for long."""
+        if sending.upload_id is None:
+            sending.upload_id = await self._begin(sending)
+        offset = await self._offset(sending)
+        moved, sending.reached = offset > sending.reached, offset
+        if sending.cut and moved:
+            sending.cut = False
+            return
+        try:
+            await self._append(sending, offset)
+        except Away:
+            sending.cut = True
+            raise
+        except Refused as error:
+            if error.code == "UPLOAD_DIGEST_MISMATCH":
+                raise _damaged(sending) from error
+            raise
+        sending.whole = True
 
-        async def pieces(file: BinaryIO, moved: Callable[[], None]) -> AsyncIterator[bytes]:
-            total = 0
+    async def _uploaded(self, sending: Sending) -> answers.Upload:
+        async with self._request("GET", f"{UPLOADS}/{quote(sending.upload_id or '', safe='')}") as response:
+            return answers.read_upload(await _json(response))
+
+    async def _begin(self, sending: Sending) -> str:
+        """The upload's id: a new one's, or that of an earlier run."""
+        name = sending.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        sha256 = sending.content.sha256
+        metadata = {"filename": name, "sha256": sha256, "requestId": upload_request_id(sending.name, sha256)}
+        headers = TUS | {
+            "Upload-Length": str(sending.content.size_bytes),
+            "Upload-Metadata": ",".join(
+                f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items()
+            ),
+        }
+        async with self._request("POST", f"{UPLOADS}/tus", headers=headers) as response:
+            upload_id = response.headers.get("Location", "").rstrip("/").rpartition("/")[2]
+        if not upload_id:
+            raise Faulty("the answer to an upload names none")
+        return upload_id
+
+    async def _offset(self, sending: Sending) -> int:
+        try:
+            async with self._request("HEAD", sending.address, headers=TUS) as response:
+                offset = response.headers.get("Upload-Offset", "")
+        except Refused as error:
+            if not error.unknown:
+                raise
+            sending.upload_id = None
+            raise Faulty("the gateway no longer knows an upload that was begun") from error
+        if not offset.isdigit() or int(offset) > sending.content.size_bytes:
+            raise Faulty("the answer to an upload names no offset of it")
+        return int(offset)
+
+    async def _append(self, sending: Sending, offset: int) -> None:
+        """Sends what follows the offset; nothing where only the finish is missing."""
+        size_bytes, unreadable = sending.content.size_bytes, list[UnreadableRecording]()
+
+        async def body(file: BinaryIO, moved: Callable[[], None]) -> AsyncIterator[bytes]:
+            total = offset
             try:
-                async for piece in body.pieces(file):
+                async for piece in pieces(file, offset, size_bytes):
                     moved()
                     yield piece
-                    total = min(total + len(piece), size_bytes)
-                    sent(total)
+                    total += len(piece)
+                    sending.sent(total)
             except UnreadableRecording as error:  # which the HTTP library would make a lost connection
                 unreadable.append(error)
                 raise
 
-        headers = {"Content-Type": body.content_type, "Content-Length": str(body.length)}
+        sending.sent(offset)
+        headers = TUS | {
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(size_bytes - offset),
+            "Upload-Offset": str(offset),
+        }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         try:
-            with open_recording(path) as file:
+            with open_recording(sending.path) as file:
                 async with _stall_guard() as moved:
-                    more: dict[str, Any] = {"data": pieces(file, moved), "headers": headers, "timeout": timeout}
-                    async with self._request("POST", "/api/uploads", **more) as response:
+                    more: dict[str, Any] = {"data": body(file, moved), "headers": headers, "timeout": timeout}
+                    async with self._request("PATCH", sending.address, **more):
                         moved()
-                        return await _json(response)
         except Away:
             if unreadable:
                 raise unreadable[0] from None
@@ -259,11 +350,19 @@ async def _refuse(response: aiohttp.ClientResponse) -> None:
     """Raises what an error status means."""
     code, message = _error_text(await response.text(errors="replace"))
     message = message or f"HTTP {response.status} {response.reason or ''}".strip()
-    if response.status in WAITED_FOR:
+    if response.status in WAITED_FOR or code in ASKED_AGAIN:
         raise Away(f"{message.rstrip('.')} ({response.status})")
     if response.status >= 500:
         raise Faulty(f"{message.rstrip('.')} ({response.status})")
     raise Refused(response.status, code, message)
+
+
+def _damaged(sending: Sending) -> Exception:
+    """What it means that other bytes arrived than were hashed; the server has dropped them."""
+    sending.upload_id, sending.reached, sending.cut = None, 0, False
+    if current(sending.path) != sending.content.fingerprint:
+        return UnreadableRecording(CHANGED)
+    return Faulty("what arrived is not what the file holds")
 
 
 def _error_text(body: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from scripts.batch.plan import Plan, make_plan
 from scripts.batch.progress import Display, display
 from scripts.batch.recordings import find_recordings
 from scripts.batch.runner import Runner
+from scripts.batch.sessions import RememberedSessions
 from scripts.batch.state import BatchState, Session, StateError, Status, load_state
 from scripts.batch.storage import Locked, StorageError, locked, make_folder
 from scripts.batch.summary import Summary
@@ -41,12 +42,12 @@ class Interruption:
     at_seconds: float = 0.0
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """The exit status; every error is a line on standard error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name must not end the batch
-    given = parse_arguments(arguments)
+    given = parse_arguments(arguments, environment)
     interruption = Interruption()
     try:
         return asyncio.run(_batch(given, interruption))
@@ -108,21 +109,36 @@ async def _work(given: Arguments, state: BatchState, plan: Plan, shown: Display)
         return
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
+        remembered = RememberedSessions(given.remembered)
+        used = _session(given, state, remembered)
 
         def renewed(session: Session) -> None:
-            if state.session is not None and state.session.cookie != session.cookie:
+            before = gateway.session
+            if before is not None and before.cookie != session.cookie:
                 shown.tell("The gateway does not know this session any more; what is not complete begins anew.")
             state.put_session(session)
+            remembered.remember(shown_url(given.controller), session.cookie)
 
-        gateway = Gateway(http, given.controller, state.session, renewed, Outages(shown.tell))
+        gateway = Gateway(http, given.controller, used, renewed, Outages(shown.tell))
         try:
             await gateway.connect()
         except (Refused, Faulty) as error:
             raise WrongUse(f"{shown_url(given.controller)} is no gateway that can be used: {error}") from None
+        assert gateway.session is not None
+        state.put_session(gateway.session)
+        remembered.remember(shown_url(given.controller), gateway.session.cookie)
         runner = Runner(gateway, state, given, shown)
         for recording in plan.incomplete:
             await runner.restore_transcripts(recording)
         await runner.run(plan.pending)
+
+
+def _session(given: Arguments, state: BatchState, remembered: RememberedSessions) -> Session | None:
+    """The one to go on with; its CSRF token is asked for where only the cookie is known."""
+    if given.session is not None:
+        return state.session if state.session and state.session.cookie == given.session else Session(given.session, "")
+    cookie = remembered.find(shown_url(given.controller))
+    return state.session or (Session(cookie, "") if cookie else None)
 
 
 def _plan(given: Arguments, state: BatchState) -> Plan:

@@ -61,7 +61,7 @@ def _begun(recording: Recording, entries: Mapping[str, Entry], arguments: Argume
         return Entry(Status.QUEUED, arguments.execution_mode)
     changed = entry.content is not None and _content(recording) not in (None, entry.content)
     if entry.status in (Status.FAILED, Status.CANCELED):
-        return entry.anew(upload=changed) if arguments.retry_failed else entry
+        return entry.again(upload=changed) if arguments.retry_failed else entry
     if not entry.status.ended and entry.job_id is None and changed:
         return entry.anew(upload=True)
     return entry

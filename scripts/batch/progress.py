@@ -20,10 +20,12 @@ LONGEST_NAME = 40
 
 
 class Display(Protocol):
-    """Hears of recordings by name; ``sent`` is in bytes, and each name begins before and ends after all else."""
+    """Hears of recordings by name; ``hashed`` and ``sent`` are in bytes, and each name begins before and ends after all
+    else."""
 
     def tell(self, line: str) -> None: ...
     def begin(self, name: str) -> None: ...
+    def hashed(self, name: str, size_bytes: int, total_bytes: int) -> None: ...
     def sent(self, name: str, size_bytes: int, total_bytes: int) -> None: ...
     def report(self, name: str, report: Report) -> None: ...
     def end(self, name: str, status: Status, reason: str) -> None: ...
@@ -52,6 +54,9 @@ class Lines:
 
     def begin(self, name: str) -> None:
         self._latest[name] = ""
+
+    def hashed(self, name: str, size_bytes: int, total_bytes: int) -> None:
+        """Seconds at the most, and no news for a log."""
 
     def sent(self, name: str, size_bytes: int, total_bytes: int) -> None:
         self._change(name, f"uploading {megabytes(total_bytes)}")
@@ -83,8 +88,14 @@ class Bars:
     def begin(self, name: str) -> None:
         self._tasks[name] = self._progress.add_task(shown(name), total=100, doing="")
 
+    def hashed(self, name: str, size_bytes: int, total_bytes: int) -> None:
+        self._bytes(name, size_bytes, total_bytes, "reading")
+
     def sent(self, name: str, size_bytes: int, total_bytes: int) -> None:
-        text = f"uploading {megabytes(total_bytes)}"
+        self._bytes(name, size_bytes, total_bytes, "uploading")
+
+    def _bytes(self, name: str, size_bytes: int, total_bytes: int, doing_what: str) -> None:
+        text = f"{doing_what} {megabytes(total_bytes)}"
         self._progress.update(self._tasks[name], completed=size_bytes, total=max(total_bytes, 1), doing=text)
 
     def report(self, name: str, report: Report) -> None:

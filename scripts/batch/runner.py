@@ -1,7 +1,8 @@
 """The way of each recording: uploaded, submitted, followed to its end, its transcripts saved; N at once.
 
 Each step looks in the state for what is already done and writes what it did before the next begins, so that a run
-may be cut anywhere and another goes on from there. The id of a submission is in the state before it is sent.
+may be cut anywhere and another goes on from there. Uploads and submissions are named by what they are of, so that they
+are the same again also for a run that knows of nothing but the session.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scripts.batch.answers import Job, RejectedFile, Report, read_report
+from scripts.batch.answers import Job, Report, read_report
 from scripts.batch.arguments import Arguments
 from scripts.batch.client import Gateway, Refused
-from scripts.batch.multipart import UnreadableRecording
+from scripts.batch.content import CHANGED, Content, UnreadableRecording, current, read_content
 from scripts.batch.outages import Away, Faulty
 from scripts.batch.progress import Display
-from scripts.batch.recordings import Fingerprint, Recording, fingerprint, shown, transcript_name
+from scripts.batch.recordings import Recording, shown, transcript_name
 from scripts.batch.state import BatchState, Entry, Status
 from services.runtime.backoff import Backoff
 
@@ -99,26 +100,41 @@ class Runner:
 
     async def _upload(self, recording: Recording) -> None:
         name = recording.name
-        content = _content(recording)
+        content = await self._content(recording)
 
         def sent(size_bytes: int) -> None:
             self._display.sent(name, size_bytes, content.size_bytes)
 
-        upload = await self._gateway.upload(recording.path, name, content.size_bytes, sent)
-        if _content(recording) != content:
-            raise UnreadableRecording("changed while it was uploaded; try it again when it is whole")
-        if isinstance(upload, RejectedFile):
-            self._state.put(name, self._entry(recording).failed(upload.code, shown(upload.message)))
-            return
-        uploaded = self._entry(recording).uploaded(upload.upload_id, content, upload.sha256, upload.duration_seconds)
-        self._state.put(name, uploaded)
+        try:
+            upload = await self._gateway.upload(recording.path, name, content, sent)
+        except Refused as error:
+            if error.unknown:
+                raise Lost(upload=True) from error
+            raise
+        if current(recording.path) != content.fingerprint:
+            raise UnreadableRecording(CHANGED)
+        self._state.put(name, self._entry(recording).uploaded(upload.upload_id, upload.duration_seconds))
+
+    async def _content(self, recording: Recording) -> Content:
+        """Hashed once for each state of the file, however often the run is cut."""
+        entry, now = self._entry(recording), current(recording.path)
+        if entry.sha256 is not None and entry.content == now:
+            return Content(now, entry.sha256)
+
+        def hashed(size_bytes: int, total_bytes: int) -> None:
+            self._display.hashed(recording.name, size_bytes, total_bytes)
+
+        content = await read_content(recording.path, hashed)
+        self._state.put(recording.name, entry.hashed(content))
+        return content
 
     async def _submit(self, recording: Recording) -> None:
-        entry = self._state.put(recording.name, self._entry(recording).submitting())
+        options = self._arguments.job_options()
+        entry = self._state.put(recording.name, self._entry(recording).submitting(recording.name, options))
         assert entry.upload_id is not None
         assert entry.request_id is not None
         try:
-            job = await self._gateway.create_job(entry.upload_id, self._arguments.job_options(), entry.request_id)
+            job = await self._gateway.create_job(entry.upload_id, options, entry.request_id)
         except Refused as error:
             if error.unknown:
                 raise Lost(upload=True) from error
@@ -201,13 +217,6 @@ class Runner:
 
     def _entry(self, recording: Recording) -> Entry:
         return self._state.entries[recording.name]
-
-
-def _content(recording: Recording) -> Fingerprint:
-    try:
-        return fingerprint(recording.path)
-    except OSError as error:
-        raise UnreadableRecording(f"cannot be read: {error.strerror or error}") from error
 
 
 def ended_entry(entry: Entry, job: Job) -> Entry:

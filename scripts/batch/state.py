@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from scripts.batch.content import Content, job_request_id
 from scripts.batch.recordings import Fingerprint
 from scripts.batch.storage import replacing
 
@@ -45,26 +46,32 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How far one recording is. ``submissions`` counts the jobs made for it; ``request_id`` names the latest."""
+    """How far one recording is. ``content`` and ``sha256`` are of its file as it was hashed; ``request_id`` names its
+    submission, ``replaces`` the failed job that it is to replace."""
 
     status: Status
     execution_mode: str
     upload_id: str | None = None
     job_id: str | None = None
     request_id: str | None = None
-    submissions: int = 0
+    replaces: str | None = None
     content: Fingerprint | None = None
     sha256: str | None = None
     duration_seconds: float | None = None
     error_code: str | None = None
     error: str | None = None
 
-    def uploaded(self, upload_id: str, content: Fingerprint, sha256: str | None, duration: float | None) -> Entry:
-        return replace(self, upload_id=upload_id, content=content, sha256=sha256, duration_seconds=duration)
+    def hashed(self, content: Content) -> Entry:
+        return replace(self, content=content.fingerprint, sha256=content.sha256)
 
-    def submitting(self) -> Entry:
-        """With the id of the request that is about to be sent: the same upload and count give the same id."""
-        return replace(self, request_id=f"batch-{self.upload_id}-{self.submissions}")
+    def uploaded(self, upload_id: str, duration: float | None) -> Entry:
+        return replace(self, upload_id=upload_id, duration_seconds=duration)
+
+    def submitting(self, name: str, options: Mapping[str, object]) -> Entry:
+        """With the id of the request that is about to be sent; one that may have been sent already stays, whatever
+        is asked for now."""
+        content = self.sha256 or self.upload_id or ""
+        return replace(self, request_id=self.request_id or job_request_id(name, content, options, self.replaces))
 
     def submitted(self, job_id: str) -> Entry:
         return replace(self, job_id=job_id)
@@ -73,17 +80,13 @@ class Entry:
         return replace(self, status=Status.FAILED, error_code=code, error=message)
 
     def anew(self, *, upload: bool) -> Entry:
-        """For another job; with ``upload`` the recording is sent again, too."""
-        kept = replace(
-            self,
-            status=Status.QUEUED,
-            job_id=None,
-            request_id=None,
-            submissions=self.submissions + 1,
-            error_code=None,
-            error=None,
-        )
-        return replace(kept, upload_id=None, content=None) if upload else kept
+        """For a job that the server lost; with ``upload`` the recording is sent again, too."""
+        kept = replace(self, status=Status.QUEUED, job_id=None, request_id=None, error_code=None, error=None)
+        return replace(kept, upload_id=None, content=None, sha256=None) if upload else kept
+
+    def again(self, *, upload: bool) -> Entry:
+        """For another job than the one that failed."""
+        return replace(self.anew(upload=upload), replaces=self.job_id or self.replaces)
 
 
 class BatchState:
@@ -162,7 +165,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
     }
     more = {
         "requestId": entry.request_id,
-        "submissions": entry.submissions or None,
+        "replaces": entry.replaces,
         "sizeBytes": entry.content.size_bytes if entry.content else None,
         "modifiedNs": entry.content.modified_ns if entry.content else None,
         "sha256": entry.sha256,
@@ -182,7 +185,7 @@ def _read_entry(name: str, value: Any) -> Entry:
         upload_id=_optional(value, "uploadId", str) or None,
         job_id=_optional(value, "jobId", str) or None,
         request_id=_optional(value, "requestId", str),
-        submissions=_optional(value, "submissions", int) or 0,
+        replaces=_optional(value, "replaces", str) or None,
         content=Fingerprint(size, modified) if known else None,
         sha256=_optional(value, "sha256", str),
         duration_seconds=_optional(value, "durationSeconds", _number),

@@ -157,7 +157,7 @@ ERRORS: dict[Reason, ErrorEntry] = {
     ),
     _R.ATTEMPT_UNKNOWN: _E(_C.NOT_FOUND, False, "The worker does not hold this attempt", "Dispatch the next one"),
     _R.ATTEMPT_STALE: _E(_C.ABORTED, False, "A higher attempt of the job was seen", "Stop; another one is at it"),
-    _R.STREAM_TAKEN_OVER: _E(_C.ABORTED, False, "A newer stream took the attempt over", "Stop; another one is at it"),
+    _R.STREAM_TAKEN_OVER: _E(_C.ABORTED, False, "A newer stream took over", "Stop; another one is at it"),
     _R.MODEL_UNAVAILABLE: _E(
         _C.FAILED_PRECONDITION, False, "The model cannot be loaded", "The message says which variable to set"
     ),

@@ -22,7 +22,7 @@ class UploadApi(uploads_pb2_grpc.UploadServiceServicer):
         self, request: uploads_pb2.CreateUploadRequest, context: Context
     ) -> uploads_pb2.CreateUploadResponse:
         upload = await self._recordings.create(
-            Owner(request.owner), request.filename, request.size_bytes, request.request_id
+            Owner(request.owner), request.filename, request.size_bytes, request.request_id, request.sha256
         )
         return uploads_pb2.CreateUploadResponse(upload=self._message(upload))
 
@@ -33,21 +33,25 @@ class UploadApi(uploads_pb2_grpc.UploadServiceServicer):
         if first is None or first.WhichOneof("part") != "header":
             raise ServiceError(Reason.INVALID_REQUEST, "The first message of an upload is its header.")
         header = first.header
-        upload = await self._recordings.owned(Owner(header.owner), UploadId(header.upload_id))
-        writer = await self._recordings.write(upload, header.offset)
-        try:
+        owner, upload_id = Owner(header.owner), UploadId(header.upload_id)
+        async with self._recordings.writing(owner, upload_id, header.offset, header.take_over) as writer:
             async for request in requests:
                 if request.WhichOneof("part") == "finish":
                     await writer.complete(request.finish.sha256)
                     break
                 await writer.append(request.data)
-        finally:
-            await writer.close()
         return uploads_pb2.WriteUploadResponse(upload=self._message(writer.upload))
 
     async def GetUpload(self, request: uploads_pb2.GetUploadRequest, context: Context) -> uploads_pb2.GetUploadResponse:
-        upload = await self._recordings.owned(Owner(request.owner), UploadId(request.upload_id))
+        look = self._recordings.settled if request.settle else self._recordings.owned
+        upload = await look(Owner(request.owner), UploadId(request.upload_id))
         return uploads_pb2.GetUploadResponse(upload=self._message(upload))
+
+    async def ListUploads(
+        self, request: uploads_pb2.ListUploadsRequest, context: Context
+    ) -> uploads_pb2.ListUploadsResponse:
+        uploads = await self._recordings.of_content(Owner(request.owner), request.sha256)
+        return uploads_pb2.ListUploadsResponse(uploads=[self._message(upload) for upload in uploads])
 
     async def DeleteUpload(
         self, request: uploads_pb2.DeleteUploadRequest, context: Context

@@ -31,7 +31,7 @@ class AudioProber:
         async with self._asking:
             try:
                 async with asyncio.timeout(self._answer_seconds):
-                    answer = await self._ask(path)
+                    answer = await self._ask_again(path)
             except (TimeoutError, ConnectionError, json.JSONDecodeError) as error:
                 log.warning("probe_failed", error=type(error).__name__)
                 await self._stop()
@@ -42,6 +42,14 @@ class AudioProber:
         if "error" in answer:
             raise ServiceError(Reason.AUDIO_INVALID, f"The file cannot be transcribed: {answer['error']}.")
         return float(str(answer["seconds"]))
+
+    async def _ask_again(self, path: Path) -> dict[str, object]:
+        """Once more where the child died: a signal for the whole group is not the file's fault; a second time it is."""
+        try:
+            return await self._ask(path)
+        except (ConnectionError, json.JSONDecodeError):
+            await self._stop()
+            return await self._ask(path)
 
     async def start(self) -> None:
         """Has the child ready before the first file comes: loading the codecs takes half a second."""

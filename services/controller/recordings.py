@@ -1,8 +1,14 @@
-"""Uploads: begun, written in one or many streams, probed when whole, removed when nothing needs them."""
+"""Uploads: begun, written in one or many streams, probed when whole, removed when nothing needs them.
+
+Invariant: what was synced is never asked for again. A whole upload is sealed in the store before its file becomes a
+blob, so that a process that dies between the two is gone on from, and no blob is without an upload for long.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -15,12 +21,20 @@ from services.contract.limits import MEGABYTE
 from services.controller.jobs import Owner, UploadId
 from services.controller.prober import AudioProber
 from services.controller.store.protocol import Store, Upload
+from services.controller.turns import Turn, Turns
 from services.runtime.blobs import BlobFolder, PartialFile, committed_bytes
 
 log = structlog.get_logger()
 
 UNFINISHED_SECONDS = 24 * 3600.0
 """How long an upload that nobody goes on with is kept."""
+
+UNUSED_SECONDS = 7 * 24 * 3600.0
+"""How long a complete upload is kept that no job ever used: a batch submits at once, a person after a weekend."""
+
+ORPHAN_SECONDS = 6 * 3600.0
+"""How long one process sees a blob that no upload names before it removes it. Only what dies while it removes one leaves
+any; and a controller that was started on another database by mistake takes nothing away before somebody notices."""
 
 
 class Recordings:
@@ -31,13 +45,46 @@ class Recordings:
         self._blobs = blobs
         self._prober = prober
         self._max_bytes = max_bytes
-        self._open: set[UploadId] = set()
+        self._turns = Turns()
         self._keeping = asyncio.Lock()  # else a blob could be removed that another upload has just found there
+        self._orphans: dict[str, float] = {}  # digest -> when it was first seen, in seconds since the epoch
 
-    async def create(self, owner: Owner, filename: str, size_bytes: int, request_id: str) -> Upload:
+    async def create(self, owner: Owner, filename: str, size_bytes: int, request_id: str, sha256: str = "") -> Upload:
+        """The upload of that request; complete at once where the owner has that content already.
+
+        ``size_bytes`` and ``sha256`` are what it must become; 0 and empty where that is not known. Raises
+        FILE_TOO_LARGE, and INVALID_REQUEST when the first call of this request declared something else.
+        """
         self._check_size(size_bytes)
-        upload = Upload(UploadId(uuid4().hex), owner, safe_filename(filename), datetime.now(UTC), request_id=request_id)
-        return await self._store.create_upload(upload)
+        begun = Upload(
+            UploadId(uuid4().hex),
+            owner,
+            safe_filename(filename),
+            datetime.now(UTC),
+            request_id=request_id,
+            declared_bytes=size_bytes,
+            declared_sha256=sha256,
+        )
+        async with self._keeping:
+            upload = await self._store.create_upload(await self._with_known_content(begun))
+        if _differ(upload.declared_bytes, size_bytes) or _differ(upload.declared_sha256, sha256):
+            raise ServiceError(Reason.INVALID_REQUEST, "The requestId belongs to another upload: its content differs.")
+        return upload
+
+    async def _with_known_content(self, begun: Upload) -> Upload:
+        if not begun.declared_sha256:
+            return begun
+        for known in await self._store.uploads_of_content(begun.owner, begun.declared_sha256):
+            if known.size_bytes == begun.declared_bytes and self._blobs.has(known.sha256):
+                return replace(
+                    begun,
+                    sha256=known.sha256,
+                    size_bytes=known.size_bytes,
+                    duration_seconds=known.duration_seconds,
+                    complete=True,
+                    completed_at=begun.created_at,
+                )
+        return begun
 
     async def owned(self, owner: Owner, upload_id: UploadId) -> Upload:
         """Raises ServiceError(NOT_FOUND), for another's as well."""
@@ -46,26 +93,44 @@ class Recordings:
             raise ServiceError(Reason.NOT_FOUND, "There is no such upload in this session.")
         return upload
 
+    async def settled(self, owner: Owner, upload_id: UploadId) -> Upload:
+        """As `owned`, once what writes it has ended and all that arrived is synced."""
+        await self.owned(owner, upload_id)
+        await self._turns.settle(upload_id)
+        upload = await self.owned(owner, upload_id)
+        if not upload.sealed and upload_id not in self._turns:
+            await self._blobs.settle(upload_id)
+        return upload
+
+    async def of_content(self, owner: Owner, sha256: str) -> list[Upload]:
+        """The owner's complete ones, oldest first."""
+        return list(await self._store.uploads_of_content(owner, sha256))
+
     def committed(self, upload: Upload) -> int:
-        return upload.size_bytes if upload.complete else committed_bytes(self._blobs.partial_path(upload.id))
+        return upload.size_bytes if upload.sealed else committed_bytes(self._blobs.partial_path(upload.id))
 
-    async def write(self, upload: Upload, offset: int) -> UploadWriter:
-        """A writer that goes on at ``offset``. Raises UPLOAD_BUSY and UPLOAD_OFFSET_MISMATCH."""
-        if upload.id in self._open:
-            raise ServiceError(Reason.UPLOAD_BUSY)
-        if upload.complete:
-            raise ServiceError(Reason.UPLOAD_OFFSET_MISMATCH, "The upload is already complete.")
-        file = PartialFile(self._blobs.partial_path(upload.id))
-        self._open.add(upload.id)
-        try:
-            await file.open(offset)
-        except BaseException:
-            self._open.discard(upload.id)
-            raise
-        return UploadWriter(self, upload, file)
+    @asynccontextmanager
+    async def writing(
+        self, owner: Owner, upload_id: UploadId, offset: int, take_over: bool = False
+    ) -> AsyncIterator[UploadWriter]:
+        """A writer that goes on at ``offset``; leaving, however, syncs what arrived.
 
-    def released(self, upload: Upload) -> None:
-        self._open.discard(upload.id)
+        Raises NOT_FOUND, UPLOAD_BUSY (or takes over), UPLOAD_OFFSET_MISMATCH, STREAM_TAKEN_OVER.
+        """
+        await self.owned(owner, upload_id)
+        async with self._turns.take(upload_id, take_over) as turn:
+            upload = await self.owned(owner, upload_id)  # as it is now that nobody else writes it
+            file = PartialFile(self._blobs.partial_path(upload.id))
+            if not upload.sealed:
+                await file.open(offset)
+            elif offset != upload.size_bytes:
+                raise ServiceError(Reason.UPLOAD_OFFSET_MISMATCH, "All bytes of the upload are already there.")
+            try:
+                yield UploadWriter(self, upload, file, turn)
+            finally:
+                turn.hold()
+                await file.close()
+                log.info("upload_stream_ended", upload_id=upload.id, offset=offset, bytes=max(file.size - offset, 0))
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
@@ -75,7 +140,9 @@ class Recordings:
             )
 
     async def check_grown(self, upload: Upload, size_bytes: int) -> None:
-        """Raises FILE_TOO_LARGE, and drops what was written of it."""
+        """Raises FILE_TOO_LARGE, and drops what was written of it; INVALID_REQUEST past what was declared."""
+        if upload.sealed or size_bytes > (upload.declared_bytes or size_bytes):
+            raise ServiceError(Reason.INVALID_REQUEST, "More data came than the upload was declared to have.")
         try:
             self._check_size(size_bytes)
         except ServiceError:
@@ -83,10 +150,23 @@ class Recordings:
             raise
 
     async def complete(self, upload: Upload, file: PartialFile, expected_sha256: str) -> Upload:
-        """Verifies and probes what was written. Raises UPLOAD_DIGEST_MISMATCH and AUDIO_INVALID; it is dropped then."""
+        """Verifies and probes what was written, and keeps it; done again, it goes on from where it was.
+
+        Raises UPLOAD_INCOMPLETE; UPLOAD_DIGEST_MISMATCH and AUDIO_INVALID, and drops it then.
+        """
+        if upload.complete:
+            return upload
+        return await self._keep(upload if upload.sealed else await self._seal(upload, file, expected_sha256))
+
+    async def _seal(self, upload: Upload, file: PartialFile, expected_sha256: str) -> Upload:
+        if file.size < upload.declared_bytes:
+            raise ServiceError(
+                Reason.UPLOAD_INCOMPLETE,
+                f"{file.size} of the {upload.declared_bytes} bytes are there. Send the others first.",
+            )
         digest = await file.digest()
         try:
-            if expected_sha256 and digest != expected_sha256:
+            if not {expected_sha256, upload.declared_sha256} <= {"", digest}:
                 raise ServiceError(Reason.UPLOAD_DIGEST_MISMATCH)
             if file.size == 0:
                 raise ServiceError(Reason.AUDIO_INVALID, "The file cannot be transcribed: it is empty.")
@@ -95,22 +175,33 @@ class Recordings:
             log.info("upload_refused", upload_id=upload.id, reason=error.reason.value)
             await self._drop(upload)
             raise
-        whole = replace(upload, sha256=digest, size_bytes=file.size, duration_seconds=duration, complete=True)
+        sealed = replace(upload, sha256=digest, size_bytes=file.size, duration_seconds=duration)
+        await self._store.save_upload(sealed)
+        return sealed
+
+    async def _keep(self, sealed: Upload) -> Upload:
+        """May be repeated. Raises FileNotFoundError where the file is gone."""
+        whole = replace(sealed, complete=True, completed_at=datetime.now(UTC))
         async with self._keeping:
-            await self._blobs.adopt(upload.id, digest)
+            await self._blobs.adopt(sealed.id, sealed.sha256)
             await self._store.save_upload(whole)
-        log.info("upload_completed", upload_id=upload.id, bytes=file.size, seconds=round(duration, 2))
+        log.info(
+            "upload_completed", upload_id=whole.id, bytes=whole.size_bytes, seconds=round(whole.duration_seconds, 2)
+        )
         return whole
 
     async def remove(self, upload: Upload) -> bool:
-        """False, and nothing done, while a job uses it."""
-        if not upload.complete:  # before the store, which may have no room to write before this made some
-            await self._blobs.discard_partial(upload.id)
-        if not await self._store.delete_upload(upload.id):
-            return False
-        async with self._keeping:
-            if upload.sha256 and not await self._store.blob_in_use(upload.sha256):
-                await self._blobs.remove(upload.sha256)
+        """False, and nothing done, while a job uses it. Whoever writes it is ended."""
+        async with self._turns.take(upload.id, take_over=True) as turn:
+            turn.hold()
+            now = await self._store.get_upload(upload.id)  # whoever wrote it may have come to its end
+            if now is None:
+                return True
+            if not now.complete:  # before the store, which may have no room to write before this made some
+                await self._blobs.discard_partial(now.id)
+            if not await self._store.delete_upload(now.id):
+                return False
+        await self._remove_unnamed(now.sha256)
         return True
 
     async def remove_unused(self, upload_id: UploadId) -> None:
@@ -119,13 +210,55 @@ class Recordings:
             await self.remove(upload)
 
     async def sweep(self, now: float) -> None:
-        """Removes uploads that were cut and never gone on with; ``now`` is in seconds since the epoch."""
-        for upload in await self._store.incomplete_uploads():
+        """Removes uploads that were cut and never gone on with, complete ones that no job ever used, and what a
+        process that died left of others; ``now`` is in seconds since the epoch."""
+        uploads = await self._store.incomplete_uploads()
+        await self._sweep_unfinished([upload for upload in uploads if not upload.sealed], now)
+        for name in await self._blobs.idle_partials(UNFINISHED_SECONDS, now) - {upload.id for upload in uploads}:
+            await self._blobs.discard_partial(name)
+        for upload in await self._store.unused_uploads(datetime.fromtimestamp(now - UNUSED_SECONDS, UTC)):
+            if await self.remove(upload):
+                log.info("upload_dropped", upload_id=upload.id, reason="no job used it")
+        await self._sweep_orphans(now)
+        for upload in uploads:  # last: what came before may have made the room that this needs
+            if upload.sealed and upload.id not in self._turns:
+                await self._keep_or_drop(upload)
+
+    async def _sweep_unfinished(self, uploads: Sequence[Upload], now: float) -> None:
+        for upload in uploads:
             partial = self._blobs.partial_path(upload.id)
             touched = partial.stat().st_mtime if partial.exists() else upload.created_at.timestamp()
-            if upload.id not in self._open and now - touched > UNFINISHED_SECONDS:
+            if upload.id not in self._turns and now - touched > UNFINISHED_SECONDS:
+                await self._drop_unfinished(upload.id)
+
+    async def _drop_unfinished(self, upload_id: UploadId) -> None:
+        """Unless somebody went on with it after all, until this moment; nobody does from here on."""
+        async with self._turns.take(upload_id, take_over=True) as turn:
+            turn.hold()
+            upload = await self._store.get_upload(upload_id)
+            if upload is not None and not upload.sealed:
                 await self._drop(upload)
-                log.info("upload_dropped", upload_id=upload.id, idle_seconds=round(now - touched))
+                log.info("upload_dropped", upload_id=upload_id, reason="nobody went on with it")
+
+    async def _keep_or_drop(self, sealed: Upload) -> None:
+        try:
+            await self._keep(sealed)
+        except FileNotFoundError:
+            log.error("upload_lost", upload_id=sealed.id, reason="its file is gone from the disk")  # noqa: TRY400
+            await self._drop(sealed)
+
+    async def _sweep_orphans(self, now: float) -> None:
+        orphans = await self._blobs.digests() - await self._store.blobs_in_use()
+        self._orphans = {digest: self._orphans.get(digest, now) for digest in orphans}
+        for digest, seen in self._orphans.items():
+            if now - seen > ORPHAN_SECONDS:
+                await self._remove_unnamed(digest)
+                log.info("blob_dropped", sha256=digest, reason="no upload names it")
+
+    async def _remove_unnamed(self, sha256: str) -> None:
+        async with self._keeping:
+            if sha256 and not await self._store.blob_in_use(sha256):
+                await self._blobs.remove(sha256)
 
     async def _drop(self, upload: Upload) -> None:
         await self._blobs.discard_partial(upload.id)
@@ -133,11 +266,12 @@ class Recordings:
 
 
 class UploadWriter:
-    """One stream into one upload; nobody else may write it until `close`."""
+    """One stream into one upload, inside the block of `Recordings.writing`."""
 
-    def __init__(self, recordings: Recordings, upload: Upload, file: PartialFile) -> None:
+    def __init__(self, recordings: Recordings, upload: Upload, file: PartialFile, turn: Turn) -> None:
         self._recordings = recordings
         self._file = file
+        self._turn = turn
         self.upload = upload
 
     async def append(self, data: bytes) -> None:
@@ -145,11 +279,12 @@ class UploadWriter:
         await self._file.append(data)
 
     async def complete(self, expected_sha256: str) -> None:
+        """Nobody takes over from here on: who comes now waits for the end."""
+        self._turn.hold()
+        await self._file.sync()
+        self._turn.settled.set()
         self.upload = await self._recordings.complete(self.upload, self._file, expected_sha256)
 
-    async def close(self) -> None:
-        """Syncs what arrived, also after a stream that broke."""
-        try:
-            await self._file.close()
-        finally:
-            self._recordings.released(self.upload)
+
+def _differ(first: object, second: object) -> bool:
+    return bool(first) and bool(second) and first != second

@@ -170,9 +170,10 @@ def upload_message(upload: Upload, committed: int) -> uploads_pb2.Upload:
         filename=upload.filename,
         committed_bytes=committed,
         complete=upload.complete,
-        sha256=upload.sha256,
+        sha256=upload.sha256 if upload.complete else "",
         duration=duration(upload.duration_seconds) if upload.complete else None,
         created_at=timestamp(upload.created_at),
+        size_bytes=upload.size_bytes or upload.declared_bytes,
     )
 
 

@@ -29,12 +29,14 @@ class PartialFile:
     """Appends to a file from a committed offset on; only what was synced counts as committed.
 
     Not for two tasks at once. Errors of a full disk are ServiceError(STORAGE_FULL); what was committed stays.
+    Bytes are hashed as they come only where all of them come in one go: after a cut the file is read once, at its end,
+    and not at every new beginning.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO | None = None
-        self._hash = hashlib.sha256()
+        self._hash: hashlib._Hash | None = hashlib.sha256()
         self._piece: list[bytes] = []
         self._piece_size = 0
         self._writing: asyncio.Future[None] | None = None
@@ -47,7 +49,7 @@ class PartialFile:
         return self._size
 
     async def open(self, offset: int) -> None:
-        """Goes on after ``offset`` bytes, whose digest is computed anew. Raises UPLOAD_OFFSET_MISMATCH."""
+        """Goes on after ``offset`` bytes. Raises UPLOAD_OFFSET_MISMATCH."""
         committed = committed_bytes(self._path)
         if offset != committed:
             raise ServiceError(
@@ -55,6 +57,7 @@ class PartialFile:
             )
         with _storage_errors():
             self._file = await asyncio.to_thread(self._open)
+        self._hash = None if offset else hashlib.sha256()
         self._size = offset
 
     async def append(self, data: bytes) -> None:
@@ -76,10 +79,22 @@ class PartialFile:
     async def digest(self) -> str:
         """SHA-256 of the whole file, in lower-case hexadecimal; everything is synced first."""
         await self.sync()
-        return self._hash.hexdigest()
+        if self._hash is not None:
+            return self._hash.hexdigest()
+        return await asyncio.to_thread(_file_digest, self._path)
 
     async def close(self) -> None:
-        """Syncs what arrived, where the disk still takes it."""
+        """Syncs what arrived, where the disk still takes it; to its end, also when the task is canceled meanwhile."""
+        closing = asyncio.ensure_future(self._sync_and_close())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])
+            if not closing.cancelled():
+                closing.exception()  # nobody is there to hear of it
+            raise
+
+    async def _sync_and_close(self) -> None:
         try:
             await self.sync()
         finally:
@@ -93,10 +108,6 @@ class PartialFile:
 
     def _open(self) -> BinaryIO:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists():
-            with self._path.open("rb") as written:
-                while piece := written.read(PIECE_BYTES):
-                    self._hash.update(piece)
         return self._path.open("ab", buffering=0)
 
     async def _flush(self) -> None:
@@ -123,7 +134,8 @@ class PartialFile:
                 view = memoryview(data)
                 while view:
                     view = view[file.write(view) :]
-                self._hash.update(data)
+                if self._hash is not None:
+                    self._hash.update(data)
 
 
 class BlobFolder:
@@ -142,7 +154,10 @@ class BlobFolder:
         return self.path(sha256).exists()
 
     async def adopt(self, name: str, sha256: str) -> Path:
-        """Makes a synced partial file the blob of its digest."""
+        """Makes a synced partial file the blob of its digest. Done again, it finds the blob and is content.
+
+        Raises FileNotFoundError where there is neither.
+        """
         with _storage_errors():
             return await asyncio.to_thread(self._adopt, self.partial_path(name), self.path(sha256))
 
@@ -152,9 +167,27 @@ class BlobFolder:
     async def remove(self, sha256: str) -> None:
         await asyncio.to_thread(self.path(sha256).unlink, missing_ok=True)
 
+    async def settle(self, name: str) -> int:
+        """Syncs a partial file that nobody writes: what a killed process had written may lie in memory only. Returns
+        its committed bytes."""
+        with _storage_errors():
+            return await asyncio.to_thread(_settle, self.partial_path(name))
+
+    async def digests(self) -> frozenset[str]:
+        """Of all blobs."""
+        return await asyncio.to_thread(lambda: frozenset(path.name for path in self.folder.glob("??/*")))
+
+    async def idle_partials(self, idle_seconds: float, now: float) -> frozenset[str]:
+        """The names of partial files that were last written so long before ``now``, in seconds since the epoch."""
+        return await asyncio.to_thread(_idle, self.folder / "partial", now - idle_seconds)
+
     def _adopt(self, partial: Path, blob: Path) -> Path:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(blob)
+        try:
+            partial.replace(blob)
+        except FileNotFoundError:
+            if not blob.exists():
+                raise
         for folder in (blob.parent, self.folder):
             sync_folder(folder)
         return blob
@@ -168,6 +201,25 @@ def _require_room(file: BinaryIO, size: int) -> None:
 
 def committed_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settle(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
+    return committed_bytes(path)
+
+
+def _idle(folder: Path, before: float) -> frozenset[str]:
+    if not folder.exists():
+        return frozenset()
+    return frozenset(path.name for path in folder.iterdir() if path.stat().st_mtime < before)
 
 
 def sync_folder(folder: Path) -> None:

@@ -76,7 +76,7 @@ class Processes:
 @asynccontextmanager
 async def processes(folder: Path, **settings: str) -> AsyncIterator[Processes]:
     """All three, started; what still lives at the end is killed."""
-    made = Processes(scratch_system(folder, folder / "logs", GATEWAY_SECRET_KEY="key of the test", **settings), folder)
+    made = Processes(scratch_system(folder, folder / "logs", **settings), folder)
     try:
         for name in ("worker", "controller", "gateway"):
             await made.start(name)

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from benchmarks.multipart import recording_body
 from gateway.sessions import CSRF_HEADER
-from scripts.batch.multipart import recording_body
 from scripts.demo import EXAMPLES
 from tests.e2e.test_main_job import MONOLOGUE, ended, submit
 from tests.gateway import Browser

@@ -19,6 +19,8 @@ from bulkscribe.jobs.v1 import uploads_pb2 as uploads
 from google.protobuf.duration_pb2 import Duration
 
 from services.contract.errors import Reason, ServiceError
+from services.controller.jobs import UploadId
+from services.controller.turns import Turns
 from services.runtime.server import Server
 
 NOT_AUDIO = b"not audio"
@@ -50,8 +52,15 @@ class StoredJob:
 
 @dataclass
 class StoredUpload:
+    """``written`` counts what streams brought; what a cut one brought stays, as in a controller that syncs."""
+
     owner: str
     message: uploads.Upload
+    declared_sha256: str = ""
+    request_id: str = ""
+    written: int = 0
+    beginning: bytes = b""
+    digest: Any = field(default_factory=hashlib.sha256)
 
 
 @dataclass
@@ -70,6 +79,7 @@ class FakeController:
     taking: asyncio.Event = field(default_factory=asyncio.Event)
     digest: bool = True
     canceled_writes: int = 0
+    turns: Turns = field(default_factory=Turns)
     open_watches: int = 0
     received: int = 0
     port: int = 0
@@ -247,44 +257,73 @@ class Uploads(uploads_pb2_grpc.UploadServiceServicer):
         self._controller = controller
 
     async def CreateUpload(self, request: uploads.CreateUploadRequest, context: Any) -> uploads.CreateUploadResponse:
-        upload = uploads.Upload(upload_id=self._controller.new_id("upload"), filename=request.filename)
-        self._controller.uploads[upload.upload_id] = StoredUpload(request.owner, upload)
+        for known in self._controller.uploads.values():
+            if request.request_id and (known.owner, known.request_id) == (request.owner, request.request_id):
+                return uploads.CreateUploadResponse(upload=known.message)
+        upload = uploads.Upload(
+            upload_id=self._controller.new_id("upload"), filename=request.filename, size_bytes=request.size_bytes
+        )
+        stored = StoredUpload(request.owner, upload, request.sha256, request.request_id)
+        self._controller.uploads[upload.upload_id] = stored
         return uploads.CreateUploadResponse(upload=upload)
+
+    async def GetUpload(self, request: uploads.GetUploadRequest, context: Any) -> uploads.GetUploadResponse:
+        stored = self._controller.upload_of(request.owner, request.upload_id)
+        if request.settle:
+            await self._controller.turns.settle(UploadId(request.upload_id))
+        return uploads.GetUploadResponse(upload=stored.message)
+
+    async def ListUploads(self, request: uploads.ListUploadsRequest, context: Any) -> uploads.ListUploadsResponse:
+        found = [
+            stored.message
+            for stored in self._controller.uploads.values()
+            if stored.owner == request.owner and stored.message.complete and stored.message.sha256 == request.sha256
+        ]
+        return uploads.ListUploadsResponse(uploads=found)
 
     async def WriteUpload(
         self, requests: AsyncIterator[uploads.WriteUploadRequest], context: Any
     ) -> uploads.WriteUploadResponse:
+        header = (await anext(requests)).header
+        stored = self._controller.upload_of(header.owner, header.upload_id)
         try:
-            return await self._write(requests)
+            async with self._controller.turns.take(UploadId(header.upload_id), header.take_over):
+                if header.offset != stored.written:
+                    raise ServiceError(Reason.UPLOAD_OFFSET_MISMATCH)
+                return await self._write(stored, requests)
         except (asyncio.CancelledError, grpc.aio.AioRpcError):
             self._controller.canceled_writes += 1
             raise
 
-    async def _write(self, requests: AsyncIterator[uploads.WriteUploadRequest]) -> uploads.WriteUploadResponse:
-        fake, digest, size, beginning = self._controller, hashlib.sha256(), 0, b""
-        header = (await anext(requests)).header
-        upload = fake.upload_of(header.owner, header.upload_id).message
+    async def _write(
+        self, stored: StoredUpload, requests: AsyncIterator[uploads.WriteUploadRequest]
+    ) -> uploads.WriteUploadResponse:
+        fake = self._controller
         async for request in requests:
             await fake.taking.wait()
             if fake.full:
                 raise ServiceError(Reason.STORAGE_FULL)
             if request.WhichOneof("part") == "finish":
-                return self._finished(upload, size, digest.hexdigest(), beginning)
-            size += len(request.data)
+                return self._finished(stored)
+            stored.written += len(request.data)
+            stored.message.committed_bytes = stored.written
             fake.received += len(request.data)
-            beginning = beginning or request.data[: len(NOT_AUDIO)]
+            stored.beginning = stored.beginning or request.data[: len(NOT_AUDIO)]
             if fake.digest:
-                digest.update(request.data)
+                stored.digest.update(request.data)
         fake.canceled_writes += 1
-        return uploads.WriteUploadResponse(upload=upload)
+        return uploads.WriteUploadResponse(upload=stored.message)
 
-    def _finished(
-        self, upload: uploads.Upload, size: int, digest: str, beginning: bytes
-    ) -> uploads.WriteUploadResponse:
-        if not size or beginning == NOT_AUDIO:
+    def _finished(self, stored: StoredUpload) -> uploads.WriteUploadResponse:
+        upload, digest = stored.message, stored.digest.hexdigest()
+        if not stored.written or stored.beginning == NOT_AUDIO:
             del self._controller.uploads[upload.upload_id]
             raise ServiceError(Reason.AUDIO_INVALID)
-        upload.committed_bytes, upload.complete, upload.sha256 = size, True, digest
+        if stored.declared_sha256 not in ("", digest):
+            del self._controller.uploads[upload.upload_id]
+            raise ServiceError(Reason.UPLOAD_DIGEST_MISMATCH)
+        upload.committed_bytes, upload.size_bytes = stored.written, stored.written
+        upload.complete, upload.sha256 = True, digest
         upload.duration.CopyFrom(duration(60))
         return uploads.WriteUploadResponse(upload=upload)
 

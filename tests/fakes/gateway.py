@@ -6,6 +6,8 @@ Jobs complete by themselves after ``steps`` unless they are held; every call is 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import secrets
 from collections import Counter, deque
@@ -14,19 +16,28 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 
 COOKIE = "bulkscribe_session"
+
+READING = ("GET", "HEAD")
+DURATION_SECONDS = 60.0
 
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 @dataclass
 class FakeUpload:
+    """``content`` is what arrived of ``size_bytes``."""
+
     upload_id: str
     owner: str
     filename: str
     content: bytes
+    size_bytes: int = 0
+    sha256: str = ""
+    request_id: str = ""
+    complete: bool = False
 
 
 @dataclass
@@ -60,6 +71,9 @@ class FakeGateway:
         self.rejected: dict[str, tuple[str, str]] = {}  # file name -> (code, message)
         self.failing: dict[str, tuple[str, str]] = {}  # file name -> (error code, message) of its job
         self.canceled: set[str] = set()
+        self.begun = 0  # uploads
+        self.received = 0  # bytes of recordings
+        self.cut_after: deque[int] = deque()  # bytes received in all after which a connection breaks, one each
         self.held: set[str] = set()  # file names whose jobs stay running until released
         self.last_event_ids: list[str] = []
         self.in_flight = 0
@@ -100,7 +114,10 @@ class FakeGateway:
         app = web.Application(client_max_size=2**30)
         add = app.router.add_route
         add("GET", "/api/session", self._faulty("session", self._session))
-        add("POST", "/api/uploads", self._faulty("upload", self._upload))
+        add("POST", "/api/uploads/tus", self._faulty("upload", self._begin_upload))
+        add("HEAD", "/api/uploads/tus/{upload}", self._faulty("offset", self._tell_offset))
+        add("PATCH", "/api/uploads/tus/{upload}", self._faulty("send", self._append))
+        add("GET", "/api/uploads/{upload}", self._faulty("uploaded", self._show_upload))
         add("POST", "/api/jobs", self._faulty("submit", self._submit))
         add("GET", "/api/jobs/{job}", self._faulty("job", self._show))
         add("GET", "/api/jobs/{job}/events", self._faulty("events", self._events))
@@ -131,34 +148,75 @@ class FakeGateway:
     def _owner(self, request: web.Request) -> str:
         cookie = request.cookies.get(COOKIE, "")
         if self.known.get(cookie) != self.key:
-            raise refusal(401 if request.method == "GET" else 403, "CSRF_INVALID", "no session")
-        if request.method != "GET" and request.headers.get("X-CSRF-Token") != f"csrf-{cookie}":
+            raise refusal(401 if request.method in READING else 403, "CSRF_INVALID", "no session")
+        if request.method not in READING and request.headers.get("X-CSRF-Token") != f"csrf-{cookie}":
             raise refusal(403, "CSRF_INVALID", "wrong token")
         return cookie
 
-    async def _upload(self, request: web.Request) -> web.Response:
+    async def _begin_upload(self, request: web.Request) -> web.Response:
         owner = self._owner(request)
-        uploads: list[dict[str, Any]] = []
-        errors: list[dict[str, Any]] = []
-        async for part in await request.multipart():
-            assert isinstance(part, BodyPartReader)
-            assert part.name == "files"
-            name, content = part.filename or "", bytes(await part.read())
-            if name in self.rejected:
-                code, message = self.rejected[name]
-                errors.append({"filename": name, "code": code, "error": message})
-                continue
-            upload = FakeUpload(f"u{len(self.uploads) + 1}", owner, name, content)
-            self.uploads[upload.upload_id] = upload
-            uploads.append({
-                "id": upload.upload_id, "filename": name, "sizeBytes": len(content), "sha256": "ab", "durationSeconds": 60.0,
-            })  # fmt: skip
-        return web.json_response({"uploads": uploads, "errors": errors})
+        pairs = (pair.split(" ") for pair in request.headers["Upload-Metadata"].split(","))
+        about = {key: base64.b64decode(value).decode() for key, value in pairs}
+        same = (owner, about["requestId"])
+        known = [upload for upload in self.uploads.values() if (upload.owner, upload.request_id) == same]
+        upload = known[0] if known else self._new_upload(owner, about, int(request.headers["Upload-Length"]))
+        headers = {"Location": f"/api/uploads/tus/{upload.upload_id}", "Upload-Offset": str(len(upload.content))}
+        return web.Response(status=201, headers=headers)
+
+    def _new_upload(self, owner: str, about: dict[str, str], size_bytes: int) -> FakeUpload:
+        self.begun += 1
+        upload_id = f"u{self.begun}"
+        upload = FakeUpload(upload_id, owner, about["filename"], b"", size_bytes, about["sha256"], about["requestId"])
+        self.uploads[upload_id] = upload
+        return upload
+
+    def _known_upload(self, request: web.Request) -> FakeUpload:
+        owner = self._owner(request)
+        upload = self.uploads.get(request.match_info["upload"])
+        if upload is None or upload.owner != owner:
+            raise refusal(404, "NOT_FOUND", "no such upload")
+        return upload
+
+    async def _tell_offset(self, request: web.Request) -> web.Response:
+        upload = self._known_upload(request)
+        return web.Response(headers={"Upload-Offset": str(len(upload.content))})
+
+    async def _append(self, request: web.Request) -> web.Response:
+        upload = self._known_upload(request)
+        if int(request.headers["Upload-Offset"]) != len(upload.content):
+            raise refusal(409, "UPLOAD_OFFSET_MISMATCH", "the offset is another")
+        async for piece in request.content.iter_any():
+            upload.content += piece
+            self.received += len(piece)
+            if self.cut_after and self.received >= self.cut_after[0]:
+                self.cut_after.popleft()
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+        if len(upload.content) == upload.size_bytes:
+            self._finish(upload)
+        return web.Response(status=204, headers={"Upload-Offset": str(len(upload.content))})
+
+    def _finish(self, upload: FakeUpload) -> None:
+        refused = self.rejected.get(upload.filename)
+        if refused is None and hashlib.sha256(upload.content).hexdigest() != upload.sha256:
+            refused = ("UPLOAD_DIGEST_MISMATCH", "other content")
+        if refused is not None:
+            del self.uploads[upload.upload_id]
+            raise refusal(422, *refused)
+        upload.complete = True
+
+    async def _show_upload(self, request: web.Request) -> web.Response:
+        upload = self._known_upload(request)
+        return web.json_response({
+            "id": upload.upload_id, "filename": upload.filename, "sizeBytes": upload.size_bytes, "sha256": upload.sha256,
+            "durationSeconds": DURATION_SECONDS, "complete": upload.complete, "offset": len(upload.content),
+        })  # fmt: skip
 
     async def _submit(self, request: web.Request) -> web.Response:
         owner, body = self._owner(request), await request.json()
         upload = self.uploads.get(body["uploadIds"][0])
-        if upload is None or upload.owner != owner:
+        if upload is None or upload.owner != owner or not upload.complete:
             raise refusal(404, "NOT_FOUND", "no such upload")
         if body["options"].get("model") == "unknown":
             raise refusal(400, "MODEL_UNKNOWN", "no worker offers the model unknown")
@@ -278,6 +336,7 @@ def refusal(status: int, code: str, message: str) -> web.HTTPException:
         403: web.HTTPForbidden,
         404: web.HTTPNotFound,
         409: web.HTTPConflict,
+        422: web.HTTPUnprocessableEntity,
     }
     return kinds[status](text=json.dumps({"error": message, "code": code}), content_type="application/json")
 
@@ -307,7 +366,7 @@ def after_doing(gateway: FakeGateway, kind: str) -> Fault:
     """The call is carried out, and the connection breaks before its answer."""
 
     async def fault(request: web.Request) -> web.StreamResponse:
-        await {"submit": gateway._submit, "upload": gateway._upload}[kind](request)
+        await {"submit": gateway._submit, "upload": gateway._begin_upload, "send": gateway._append}[kind](request)
         assert request.transport is not None
         request.transport.abort()
         return web.Response()

@@ -84,6 +84,25 @@ class MemoryStore:
     async def incomplete_uploads(self) -> Sequence[Upload]:
         return [upload for upload in self.tables.uploads.values() if not upload.complete]
 
+    async def uploads_of_content(self, owner: Owner, sha256: str) -> Sequence[Upload]:
+        same = [
+            upload
+            for upload in self.tables.uploads.values()
+            if (upload.owner, upload.sha256, upload.complete) == (owner, sha256, True)
+        ]
+        return sorted(same, key=lambda upload: upload.created_at)
+
+    async def unused_uploads(self, before: datetime) -> Sequence[Upload]:
+        used = {row.job.recording.upload_id for row in self.tables.jobs.values()}
+        return [
+            upload
+            for upload in self.tables.uploads.values()
+            if upload.complete and upload.id not in used and (upload.completed_at or upload.created_at) < before
+        ]
+
+    async def blobs_in_use(self) -> frozenset[str]:
+        return frozenset(upload.sha256 for upload in self.tables.uploads.values() if upload.sha256)
+
     async def save_upload(self, upload: Upload) -> None:
         if upload.id in self.tables.uploads:
             self.tables.uploads[upload.id] = upload

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from scripts.batch.answers import Upload
 from scripts.batch.client import Gateway, Refused
-from scripts.batch.multipart import UnreadableRecording
-from scripts.batch.outages import Outages
+from scripts.batch.content import Content, UnreadableRecording, read_content
+from scripts.batch.outages import Faulty, Outages
 from scripts.batch.state import Session
-from tests.fakes.gateway import FakeGateway, says
+from tests.fakes.gateway import FakeGateway, FakeUpload, after_doing, says
 
 BIG_BYTES = 8 * 1024 * 1024
 CONTENT = bytes(range(256)) * (BIG_BYTES // 256)
@@ -43,16 +43,23 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+async def content(recording: Path) -> Content:
+    return await read_content(recording, lambda _done, _size: None)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.batch.outages.FIRST_WAIT_SECONDS", 0.001)
 
 
-async def test_an_upload_arrives_whole_and_tells_its_progress(fake: FakeGateway, recording: Path) -> None:
+async def test_an_upload_arrives_whole_and_tells_its_progress(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
     sent: list[int] = []
     async with client(fake.url) as (gateway, _, renewed):
-        upload = await gateway.upload(recording, "ä.mp3", BIG_BYTES, sent.append)
-    assert upload == Upload("u1", "ab", 60.0)
+        upload = await gateway.upload(recording, "ä.mp3", content, sent.append)
+    assert upload == Upload("u1", content.sha256, 60.0)
     assert fake.uploads["u1"].content == CONTENT
     assert fake.uploads["u1"].filename == "ä.mp3"
     assert sent == sorted(sent)
@@ -61,12 +68,12 @@ async def test_an_upload_arrives_whole_and_tells_its_progress(fake: FakeGateway,
 
 
 async def test_a_session_that_is_refused_in_the_middle_of_an_upload_is_renewed(
-    fake: FakeGateway, recording: Path
+    fake: FakeGateway, recording: Path, content: Content
 ) -> None:
     async with client(fake.url) as (gateway, _, renewed):
         await gateway.connect()
         fake.forget_sessions()
-        upload = await gateway.upload(recording, "a.mp3", BIG_BYTES, lambda _size: None)
+        upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
     assert isinstance(upload, Upload)
     assert len(renewed) == 2
     assert renewed[0] != renewed[1]
@@ -81,16 +88,16 @@ async def test_a_session_that_is_known_is_kept(fake: FakeGateway) -> None:
 
 
 async def test_an_upload_that_stands_still_is_begun_again(
-    fake: FakeGateway, recording: Path, monkeypatch: pytest.MonkeyPatch
+    fake: FakeGateway, recording: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scripts.batch.client.UPLOAD_STALL_SECONDS", 0.2)
 
     async def hang(_request: object) -> None:
         await asyncio.Event().wait()
 
-    fake.fault("upload", hang)
+    fake.fault("send", hang)
     async with client(fake.url) as (gateway, lines, _):
-        upload = await gateway.upload(recording, "a.mp3", BIG_BYTES, lambda _size: None)
+        upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
     assert isinstance(upload, Upload)
     assert "stood still" in lines[0]
 
@@ -107,15 +114,88 @@ async def test_a_gateway_that_hangs_is_asked_again(fake: FakeGateway, monkeypatc
     assert "does not answer in time" in lines[0]
 
 
-async def test_a_file_that_is_shorter_than_it_was_cannot_be_sent(fake: FakeGateway, recording: Path) -> None:
+async def test_a_file_that_is_not_what_was_hashed_cannot_be_sent(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
     async with client(fake.url) as (gateway, _, _):
+        recording.write_bytes(CONTENT[:-1])
         with pytest.raises(UnreadableRecording, match="shorter"):
-            await gateway.upload(recording, "a.mp3", BIG_BYTES + 1, lambda _size: None)
+            await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+        recording.write_bytes(b"x" * BIG_BYTES)
+        with pytest.raises(UnreadableRecording, match="changed"):
+            await gateway.upload(recording, "b.mp3", content, lambda _size: None)
         with pytest.raises(UnreadableRecording, match="No such file"):
-            await gateway.upload(recording.with_name("b.mp3"), "b.mp3", 1, lambda _size: None)
+            await gateway.upload(recording.with_name("b.mp3"), "b.mp3", content, lambda _size: None)
+        with pytest.raises(UnreadableRecording, match="No such file"):
+            await read_content(recording.with_name("b.mp3"), lambda _done, _size: None)
 
 
-async def test_a_transcript_that_is_cut_is_not_kept(fake: FakeGateway, recording: Path, tmp_path: Path) -> None:
+async def test_an_upload_that_is_cut_goes_on_where_it_was_cut(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
+    fake.cut_after.extend(range(300_000, BIG_BYTES, 700_000))
+    cuts = len(fake.cut_after)
+    async with client(fake.url) as (gateway, lines, _):
+        await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+    assert fake.uploads["u1"].content == CONTENT
+    assert fake.received == BIG_BYTES
+    assert fake.calls["send"] == cuts + 1
+    assert "broke the connection off" in lines[0]
+
+
+async def test_an_upload_whose_last_answer_is_lost_is_not_sent_again(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
+    fake.fault("send", after_doing(fake, "send"))
+    async with client(fake.url) as (gateway, _, _):
+        await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+        await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+    assert (fake.received, fake.begun) == (BIG_BYTES, 1)
+
+
+async def test_an_upload_that_the_gateway_lost_is_begun_anew(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
+    async def lose(_request: object) -> None:
+        fake.uploads.clear()
+
+    fake.fault("offset", lose)
+    async with client(fake.url) as (gateway, _, _):
+        upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+    assert upload.upload_id == "u2"
+
+
+async def test_what_was_damaged_on_its_way_is_sent_again_and_given_up_in_the_end(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
+    finish, damaged = fake._finish, [3]
+
+    def damage(upload: FakeUpload) -> None:
+        damaged[0] -= 1
+        upload.sha256 = "ab" if damaged[0] >= 0 else upload.sha256
+        finish(upload)
+
+    fake._finish = damage  # type: ignore[method-assign]
+    async with client(fake.url) as (gateway, _, _):
+        assert (await gateway.upload(recording, "a.mp3", content, lambda _size: None)).upload_id == "u4"
+        damaged[0] = 10**6
+        with pytest.raises(Faulty, match="not what the file holds"):
+            await gateway.upload(recording, "b.mp3", content, lambda _size: None)
+
+
+async def test_large_files_are_hashed_piece_by_piece_and_the_loop_goes_on(
+    recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.batch.content.HASH_BYTES", 1_000_000)
+    told: list[tuple[int, int]] = []
+    await read_content(recording, lambda done, size: told.append((done, size)))
+    assert [done for done, _ in told] == [*range(1_000_000, BIG_BYTES, 1_000_000), BIG_BYTES]
+    assert {size for _, size in told} == {BIG_BYTES}
+
+
+async def test_a_transcript_that_is_cut_is_not_kept(
+    fake: FakeGateway, recording: Path, content: Content, tmp_path: Path
+) -> None:
     async def cut(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "1000"})
         await response.prepare(request)
@@ -127,7 +207,7 @@ async def test_a_transcript_that_is_cut_is_not_kept(fake: FakeGateway, recording
     path = tmp_path / "a.txt"
     fake.fault("transcript", cut)
     async with client(fake.url) as (gateway, _, _):
-        upload = await gateway.upload(recording, "a.mp3", BIG_BYTES, lambda _size: None)
+        upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
         assert isinstance(upload, Upload)
         job = await gateway.create_job(upload.upload_id, {}, "r1")
         await fake.until(lambda: fake.jobs[job.job_id].ended)

@@ -10,66 +10,14 @@ import pty
 import signal
 import stat
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.batch import SCRIPT, Batch, ended
 from tests.fakes.gateway import FakeGateway, after_doing, answers, drops, says
 from tests.ports import free_port
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "run_batch.sh"
-DEADLINE = 60.0
-
-
-@dataclass
-class Ended:
-    status: int
-    out: str
-    err: str
-
-
-@dataclass
-class Batch:
-    """A folder of recordings, and the script that works on it."""
-
-    folder: Path
-    url: str
-
-    def record(self, *names: str, content: bytes = b"sound") -> None:
-        for name in names:
-            (self.folder / name).write_bytes(content + name.encode("utf-8", "surrogateescape"))
-
-    async def start(self, *options: str, cwd: Path | None = None) -> asyncio.subprocess.Process:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("WORKER_", "GATEWAY_"))}
-        return await asyncio.create_subprocess_exec(
-            SCRIPT, "--input", str(self.folder), "--controller", self.url, *options,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=cwd or self.folder.parent,
-            env=environment,
-        )  # fmt: skip
-
-    async def run(self, *options: str, cwd: Path | None = None) -> Ended:
-        return await ended(await self.start(*options, cwd=cwd))
-
-    @property
-    def state_file(self) -> Path:
-        return self.folder / "batch_state.json"
-
-    @property
-    def state(self) -> Any:
-        return json.loads(self.state_file.read_bytes())
-
-    def transcript(self, name: str) -> str:
-        return (self.folder / "transcripts" / name).read_text()
-
-
-async def ended(process: asyncio.subprocess.Process) -> Ended:
-    async with asyncio.timeout(DEADLINE):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    assert b"Traceback" not in out + err
-    return Ended(process.returncode, out.decode(), err.decode())
 
 
 @pytest.fixture
@@ -213,12 +161,14 @@ async def test_a_submission_whose_answer_is_lost_is_repeated_as_the_same(batch: 
 
 async def test_outages_anywhere_are_waited_for_with_few_lines(batch: Batch, gateway: FakeGateway) -> None:
     batch.record("a.mp3")
-    for kind in ("session", "upload", "submit", "job", "events", "transcript"):
+    for kind in ("session", "upload", "uploaded", "submit", "job", "events", "transcript"):
         gateway.fault(kind, answers(503), drops, answers(507, "The disk is full"))
+    gateway.fault("offset", answers(503), drops)
+    gateway.fault("send", answers(507, "The disk is full"), drops)
     result = await batch.run()
     assert result.status == 0, result.out
     assert "Waiting: not now (503)" in result.out
-    assert result.out.count("Waiting:") <= 6
+    assert result.out.count("Waiting:") <= 9
     assert batch.transcript("a.mp3.json") == "json of a.mp3 by j1"
 
 
@@ -273,13 +223,14 @@ async def test_a_gateway_with_another_key_begins_anew_what_is_not_complete(batch
     assert batch.state["session"] != old
 
 
-async def test_a_session_that_ends_during_the_run_is_renewed(batch: Batch, gateway: FakeGateway) -> None:
+@pytest.mark.parametrize("kind", ["offset", "send", "uploaded", "submit"])
+async def test_a_session_that_ends_during_the_run_is_renewed(batch: Batch, gateway: FakeGateway, kind: str) -> None:
     batch.record("a.mp3", "b.mp3")
 
     async def forget(_request: Any) -> None:
         gateway.forget_sessions()
 
-    gateway.fault("submit", forget)
+    gateway.fault(kind, forget)
     result = await batch.run()
     assert result.status == 0, result.out
     assert len(gateway.uploaded("a.mp3")) == 2

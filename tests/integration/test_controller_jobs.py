@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +13,11 @@ from bulkscribe.worker.v1 import worker_pb2 as pb
 
 from services.contract.errors import Reason, ServiceError
 from services.contract.limits import VERSION
-from services.controller.jobs import ExecutionMode, Job, JobState, JobUpdate, Owner
-from services.controller.prober import AudioProber
-from services.controller.recordings import Recordings
+from services.controller.jobs import ExecutionMode, Job, JobState, JobUpdate
 from services.controller.run_stream import LinkLostError, RunStream
 from services.controller.store.protocol import StoreFullError
 from services.controller.store.sql import SqlStore
 from services.controller.workers import LinkSettings, WorkerLink
-from services.runtime.blobs import BlobFolder
 from services.runtime.errors import service_error
 from tests.fakes.worker import FakeWorker, Held, completed, failed, handed_back, planned, progress, whole_run, window
 from tests.integration.conftest import Client, running_controller, wav
@@ -544,24 +540,6 @@ async def test_an_attempt_that_was_accepted_unheard_is_found_and_followed(tmp_pa
         assert (job.attempt, held.canceled, worker.dispatched) == (1, False, [])
         assert [part.segment.text for part in (await client.transcript(job_id))[1:]] == [" one", " two"]
     await worker.stop()
-
-
-async def test_uploads_that_nobody_goes_on_with_are_removed_after_a_day(tmp_path: Path) -> None:
-    store = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
-    await store.open()
-    recordings = Recordings(store, BlobFolder(tmp_path / "blobs"), AudioProber(), 1 << 30)
-    upload = await recordings.create(Owner("alice"), "a.wav", 0, "")
-    writer = await recordings.write(upload, 0)
-    await writer.append(b"the first half")
-    await recordings.sweep(time.time() + 48 * 3600)
-    await writer.close()
-    assert recordings.committed(upload) == 14
-    await recordings.sweep(time.time() + 23 * 3600)
-    assert await store.get_upload(upload.id) is not None
-    await recordings.sweep(time.time() + 25 * 3600)
-    assert await store.get_upload(upload.id) is None
-    assert recordings.committed(upload) == 0
-    await store.close()
 
 
 def fail_saves(monkeypatch: pytest.MonkeyPatch, matches: Callable[[JobUpdate], bool], times: int) -> list[JobUpdate]:

@@ -86,7 +86,9 @@ async def test_runtime_without_a_remote_worker(setup: Setup) -> None:
         ("GET", "/api/jobs/..%2f..%2fetc", 404),
         ("GET", "/static/../gateway/app.py", 404),
         ("PUT", "/api/jobs", 405),
-        ("GET", "/api/uploads", 405),
+        ("PUT", "/api/uploads", 405),
+        ("GET", "/api/uploads/tus", 404),
+        ("PUT", "/api/uploads/tus/u1", 405),
         ("POST", "/api/session", 405),
         ("DELETE", "/api/jobs", 405),
     ],
@@ -158,12 +160,16 @@ async def test_metrics_name_routes_and_no_ids(setup: Setup) -> None:
     assert job_id not in text
 
 
+TUS = "/api/uploads/tus/"
+"""Where HEAD is an operation of its own; elsewhere it goes with GET."""
+
+
 async def test_openapi_names_every_route_and_schema(setup: Setup) -> None:
     _, document = await setup.browser.get("/api/openapi.json")
     routes = {
         (route.method.lower(), route.resource.canonical)
         for route in setup.app.router.routes()
-        if route.resource is not None and route.method != "HEAD"
+        if route.resource is not None and (route.method != "HEAD" or route.resource.canonical.startswith(TUS))
     }
     assert {(method, path) for path, methods in document["paths"].items() for method in methods} == routes
     create = document["paths"]["/api/jobs"]["post"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.sessions import COOKIE
 from tests.fakes.controller import FakeController
 from tests.gateway import DEADLINE, Browser, until
 
@@ -23,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return kept | {"LOG_DIR": str(folder / "logs"), "GATEWAY_PORT": "0"} | settings
+    own = {"LOG_DIR": str(folder / "logs"), "GATEWAY_DATA_DIR": str(folder / "gateway"), "GATEWAY_PORT": "0"}
+    return kept | own | settings
 
 
 async def start(folder: Path, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
@@ -160,6 +162,40 @@ async def test_the_end_does_not_wait_for_an_upload_that_stands_still(tmp_path: P
     assert "Traceback" not in err
     assert "upload_cut" in err
     await until(lambda: fake.canceled_writes == 1)
+
+
+async def test_sessions_outlive_a_gateway_that_is_killed(tmp_path: Path) -> None:
+    async with running(tmp_path) as (process, url), aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/api/session") as response:
+            session, cookie = await response.json(), response.cookies[COOKIE].value
+        process.kill()
+        await process.wait()
+    key = (tmp_path / "gateway" / "secret.key").read_text().strip()
+    async with running(tmp_path) as (process, url), aiohttp.ClientSession(cookies={COOKIE: cookie}) as http:
+        assert await Browser(url, http).begin() == session
+        process.terminate()
+        _, out, err = await ended(process)
+    assert key not in out + err + (tmp_path / "logs" / "app.log").read_text()
+
+
+async def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with (
+        running(tmp_path, GATEWAY_DATA_DIR=str(tmp_path / "file" / "gateway")) as (process, url),
+        aiohttp.ClientSession() as http,
+    ):
+        assert (await Browser(url, http).begin())["csrfToken"]
+        process.terminate()
+        await ended(process)
+    lines = [json.loads(line) for line in (tmp_path / "logs" / "app.log").read_text().splitlines()]
+    (warning,) = [line for line in lines if line["event"] == "gateway_key_not_kept"]
+    assert warning["level"] == "warning"
+    assert "GATEWAY_DATA_DIR" in warning["what_to_do"]
+
+
+async def test_a_key_that_is_set_needs_no_folder(tmp_path: Path) -> None:
+    async with running(tmp_path, GATEWAY_SECRET_KEY="any string"):
+        assert not (tmp_path / "gateway").exists()
 
 
 async def test_secrets_stay_out_of_the_log(tmp_path: Path) -> None:

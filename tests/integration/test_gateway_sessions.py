@@ -47,7 +47,16 @@ async def test_a_secret_key_keeps_sessions_over_a_restart() -> None:
         assert (await Browser(elsewhere.browser.url, http).begin())["sessionId"] != session["sessionId"]
 
 
-CHANGES = [("POST", "/api/uploads"), ("POST", "/api/jobs"), ("POST", "/api/jobs/x/cancel"), ("DELETE", "/api/jobs/x")]
+CHANGES = [
+    ("POST", "/api/uploads"),
+    ("POST", "/api/uploads/tus"),
+    ("POST", "/api/uploads/tus/x"),
+    ("PATCH", "/api/uploads/tus/x"),
+    ("DELETE", "/api/uploads/tus/x"),
+    ("POST", "/api/jobs"),
+    ("POST", "/api/jobs/x/cancel"),
+    ("DELETE", "/api/jobs/x"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
@@ -68,7 +77,10 @@ async def test_changes_without_a_session_are_told_where_to_get_one(setup: Setup,
     assert "GET /api/session" in answer["error"]
 
 
-@pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/x", "/api/jobs/x/events", "/api/jobs/x/transcript"])
+@pytest.mark.parametrize(
+    "path",
+    ["/api/jobs", "/api/jobs/x", "/api/jobs/x/events", "/api/jobs/x/transcript", "/api/uploads", "/api/uploads/x"],
+)
 async def test_reading_needs_a_session(setup: Setup, path: str) -> None:
     async with setup.another_browser() as other:
         status, answer = await other.get(path)

@@ -290,18 +290,35 @@ async def test_who_asks_at_the_same_moment_gets_the_answer_to_his_own_question(
     assert len(children) == 1
 
 
-async def test_a_child_that_is_killed_in_the_middle_costs_one_answer(
+async def test_a_file_whose_child_dies_twice_costs_one_answer(
     prober: AudioProber, children: list[Process], good: Path, hanging: Path
 ) -> None:
     asked = asyncio.ensure_future(refusal(prober, hanging))
     writer = await opened_by_reader(hanging)
     try:
         children[0].kill()
+        await eventually(lambda: len(children) == 2)
+        children[1].kill()
         async with asyncio.timeout(DEADLINE):
             assert await asked == "The file cannot be transcribed: it cannot be read by the decoder."
     finally:
         os.close(writer)
     assert await prober.duration_seconds(good) == 1.5
+    assert [child.returncode is None for child in children] == [False, False, True]
+
+
+async def test_a_child_that_is_killed_once_is_no_fault_of_the_file(
+    prober: AudioProber, children: list[Process], good: Path, hanging: Path
+) -> None:
+    asked = asyncio.ensure_future(prober.duration_seconds(hanging))
+    writer = await opened_by_reader(hanging)
+    try:
+        good.replace(hanging)
+        children[0].kill()
+        async with asyncio.timeout(DEADLINE):
+            assert await asked == 1.5
+    finally:
+        os.close(writer)
     assert [child.returncode is None for child in children] == [False, True]
 
 

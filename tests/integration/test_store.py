@@ -719,6 +719,50 @@ async def test_a_migration_that_is_cut_is_done_whole_at_the_next_start(
     assert differences(path) == []
 
 
+async def test_a_database_of_the_first_version_keeps_its_uploads(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        sql.migrate(connection, "0001")
+    engine.dispose()
+    query(
+        path,
+        "INSERT INTO uploads (id, owner, request_id, filename, size_bytes, sha256, duration_seconds, complete, created_at)"
+        " VALUES ('u1', 'alice', NULL, 'a.mp3', 7, ?, 1.5, 1, '2026-01-02 03:04:05.678901'),"
+        " ('u2', 'alice', 'r', 'b.mp3', 0, '', 0, 0, '2026-01-02 03:04:05.678901')",
+        "ab" * 32,
+    )
+    store = store_at(path)
+    await store.open()
+    old = upload("u1", size_bytes=7, sha256="ab" * 32, duration_seconds=1.5, complete=True)
+    assert await store.get_upload(UploadId("u1")) == old
+    assert [one.id for one in await store.incomplete_uploads()] == ["u2"]
+    assert list(await store.unused_uploads(LATER)) == [old]
+    await store.close()
+    assert differences(path) == []
+
+
+async def test_complete_uploads_are_found_by_their_content(store: SqlStore) -> None:
+    whole = {"sha256": "ab" * 32, "complete": True}
+    kept = [
+        await store.create_upload(replace(upload(name, **whole), created_at=NOW + timedelta(seconds=late)))
+        for late, name in ((2, "late"), (1, "early"))
+    ]
+    await store.create_upload(upload("bobs", BOB, **whole))
+    await store.create_upload(upload("sealed", sha256="ab" * 32))
+    await store.create_upload(upload("other", sha256="cd" * 32, complete=True))
+    assert list(await store.uploads_of_content(ALICE, "ab" * 32)) == kept[::-1]
+    assert await store.blobs_in_use() == {"ab" * 32, "cd" * 32}
+
+
+async def test_uploads_are_unused_while_no_job_has_them(store: SqlStore) -> None:
+    await store.create_upload(upload("used", sha256="ab" * 32, complete=True))
+    await store.create_upload(upload("idle", sha256="ab" * 32, complete=True))
+    await store.create_upload(upload("late", sha256="ab" * 32, complete=True, completed_at=LATER))
+    await store.create_jobs([new("j1", upload_id="used")], "")
+    assert [one.id for one in await store.unused_uploads(LATER)] == ["idle"]
+    assert await store.unused_uploads(NOW) == []
+
+
 async def test_events_are_read_from_one_state_of_the_database(
     store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts.batch.answers import Job, RejectedFile, Report, Upload, read_job, read_report, read_upload
+from scripts.batch.answers import Job, Report, Upload, read_job, read_report, read_upload
 from scripts.batch.arguments import parse_arguments
+from scripts.batch.content import Content
 from scripts.batch.events import Event, EventDecoder
-from scripts.batch.multipart import name_parameters
 from scripts.batch.outages import Away, Faulty, Outages, persistently
 from scripts.batch.plan import make_plan
 from scripts.batch.progress import doing
 from scripts.batch.recordings import Fingerprint, find_recordings, shown, transcript_name
 from scripts.batch.runner import ended_entry
+from scripts.batch.sessions import RememberedSessions, sessions_file
 from scripts.batch.state import BatchState, Entry, Session, StateError, Status, load_state
 from scripts.batch.storage import Locked, StorageError, locked, replacing
 from scripts.batch.summary import Summary, clock
 
-FULL = Entry(Status.FAILED, "remote", "u", "j", "r", 2, Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke")
+FULL = Entry(Status.FAILED, "remote", "u", "j", "r", "j0", Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke")
 
 
 def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -79,13 +81,95 @@ def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_request_is_named_before_it_is_sent_and_anew_for_another_try() -> None:
-    entry = Entry(Status.QUEUED, "local").uploaded("u1", Fingerprint(1, 1), None, None)
-    assert entry.submitting().request_id == entry.submitting().submitting().request_id
-    again = entry.submitting().submitted("j1").anew(upload=False)
-    assert (again.upload_id, again.job_id) == ("u1", None)
-    assert again.submitting().request_id != entry.submitting().request_id
+CONTENT = Content(Fingerprint(1, 1), "ab" * 32)
+OPTIONS = {"model": "demo", "useRemoteWorker": True}
+
+
+def test_a_request_is_named_by_what_it_is_of() -> None:
+    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).uploaded("u1", None)
+    named = entry.submitting("a.mp3", OPTIONS).request_id
+    elsewhere = Entry(Status.QUEUED, "remote").hashed(CONTENT).uploaded("u2", 3.0)
+    assert elsewhere.submitting("a.mp3", dict(reversed(OPTIONS.items()))).request_id == named
+    others = [
+        entry.submitting("b.mp3", OPTIONS),
+        entry.submitting("a.mp3", OPTIONS | {"language": "de"}),
+        entry.hashed(replace(CONTENT, sha256="cd" * 32)).submitting("a.mp3", OPTIONS),
+        replace(entry, replaces="j1").submitting("a.mp3", OPTIONS),
+        entry.submitting("\udce9.mp3", OPTIONS),
+    ]
+    assert len({named, *(other.request_id for other in others)}) == 6
+
+
+def test_a_request_that_may_have_been_sent_stays_whatever_is_asked_for_now() -> None:
+    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).submitting("a.mp3", OPTIONS)
+    assert entry.submitting("a.mp3", {}).request_id == entry.request_id
+
+
+def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> None:
+    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).uploaded("u1", None).submitting("a.mp3", OPTIONS)
+    lost = entry.submitted("j1").anew(upload=False)
+    assert (lost.upload_id, lost.job_id) == ("u1", None)
+    assert lost.submitting("a.mp3", OPTIONS).request_id == entry.request_id
+    again = entry.submitted("j1").again(upload=False)
+    assert again.replaces == "j1"
+    assert again.submitting("a.mp3", OPTIONS).request_id != entry.request_id
+    assert again.again(upload=True).replaces == "j1"  # which never became a job
     assert again.anew(upload=True).upload_id is None
+
+
+def test_sessions_are_remembered_for_each_gateway(tmp_path: Path) -> None:
+    path = sessions_file({"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": "/nowhere"})
+    assert path == tmp_path / "state" / "bulkscribe" / "sessions.json"
+    for url, cookie in (("http://a", "one"), ("http://b", "two"), ("http://a", "three")):
+        RememberedSessions(path).remember(url, cookie)
+    assert [RememberedSessions(path).find(url) for url in ("http://a", "http://b", "http://c")] == [
+        "three",
+        "two",
+        None,
+    ]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(path.parent) == ["sessions.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"http://a": 3}', b'{"http://a": "x; y"}', b"\xff"])
+def test_sessions_that_cannot_be_read_are_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "sessions.json"
+    path.write_bytes(content)
+    remembered = RememberedSessions(path)
+    assert remembered.find("http://a") is None
+    remembered.remember("http://a", "one")
+    assert remembered.find("http://a") == "one"
+
+
+def test_sessions_that_cannot_be_written_are_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "bulkscribe" / "sessions.json", None):
+        RememberedSessions(path).remember("http://a", "one")
+        assert RememberedSessions(path).find("http://a") is None
+    assert sessions_file({}) is None
+    assert sessions_file({"XDG_STATE_HOME": "relative", "HOME": "/h"}) == Path(
+        "/h/.local/state/bulkscribe/sessions.json"
+    )
+
+
+def test_the_sessions_option_goes_before_its_variable(tmp_path: Path) -> None:
+    given, variable = ["--input", str(tmp_path)], {"BULKSCRIBE_SESSION": "from.outside"}
+    assert parse_arguments(given, variable).session == "from.outside"
+    assert parse_arguments([*given, "--session", " a.cookie "], variable).session == "a.cookie"
+    assert parse_arguments(given, {"BULKSCRIBE_SESSION": ""}).session is None
+
+
+@pytest.mark.parametrize("value", ["a b", "a;b", "ä", "a\nb"])
+def test_a_session_that_is_no_cookie_is_wrong_use_and_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    for arguments, environment in ((["--session", value], {}), ([], {"BULKSCRIBE_SESSION": value})):
+        with pytest.raises(SystemExit) as ended:
+            parse_arguments(["--input", str(tmp_path), *arguments], environment)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert value not in said
 
 
 def test_an_ended_job_says_why_unless_it_is_complete() -> None:
@@ -117,10 +201,6 @@ def test_names_are_shown_without_what_moves_the_cursor() -> None:
     assert shown("a\x1b[2J\nb\u202e\udce9 👩‍👩‍👧 ☎️") == "a\\x1b[2J\\nb\\u202e\\xe9 👩‍👩‍👧 ☎️"
 
 
-def test_names_are_sent_exactly_and_plainly() -> None:
-    assert name_parameters('a";\r\nb') == "filename=\"a____b\"; filename*=UTF-8''a%22%3B%0D%0Ab"
-
-
 def test_events_come_out_of_any_pieces() -> None:
     stream = b': c\n\nid: 1\r\nevent: status\r\ndata: {"a":\r\ndata: 1}\r\n\r\nid: 2\ndata:\xc3\xa4\n\nid: 3\ndata: cut'
     whole = EventDecoder().feed(stream)
@@ -130,16 +210,17 @@ def test_events_come_out_of_any_pieces() -> None:
 
 
 def test_answers_are_read_or_faulty() -> None:
-    assert read_upload({"uploads": [{"id": "u", "sha256": "s", "durationSeconds": 2}]}) == Upload("u", "s", 2.0)
-    assert read_upload({"uploads": [], "errors": [{"code": "C", "error": "e"}]}) == RejectedFile("C", "e")
+    whole = {"id": "u", "sha256": "s", "durationSeconds": 2, "complete": True}
+    assert read_upload(whole) == Upload("u", "s", 2.0)
     assert read_job({"jobId": "j", "status": "queued", "executionMode": "local"}) == Job("j", Status.QUEUED, "local")
     assert read_report({"segment": {}}) is None
     assert read_report({"status": "odd"}) is None
     for wrong in ({}, [], {"jobId": "j", "status": "odd", "executionMode": "local"}):
         with pytest.raises(Faulty):
             read_job(wrong)
-    with pytest.raises(Faulty):
-        read_upload({"uploads": []})
+    for wrong in ({}, [], None, whole | {"complete": False}):
+        with pytest.raises(Faulty):
+            read_upload(wrong)
 
 
 async def test_faulty_answers_end_the_trying_and_outages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

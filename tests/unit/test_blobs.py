@@ -116,6 +116,23 @@ async def test_syncing_in_between_makes_what_arrived_durable_and_goes_on(path: P
     await file.close()
 
 
+async def test_a_resume_reads_nothing_and_the_end_reads_the_file_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    digest_of = blobs._file_digest
+    monkeypatch.setattr(blobs, "_file_digest", lambda given: (read.append(given), digest_of(given))[1])
+    for start in range(0, len(CONTENT), 400):
+        file = await opened(path)
+        await append(file, CONTENT[start : start + 400])
+        await file.close()
+    assert read == []
+    file = await opened(path)
+    assert await file.digest() == DIGEST
+    assert read == [path]
+    await file.close()
+
+
 @pytest.mark.parametrize("offset", [0, 1999, 2001, len(CONTENT)])
 async def test_any_offset_but_the_committed_one_is_refused_and_nothing_touched(path: Path, offset: int) -> None:
     left_by_a_crash(path, CONTENT[:2000])
@@ -399,3 +416,42 @@ async def test_removing_and_discarding_take_what_is_there(folder: BlobFolder) ->
         await folder.discard_partial("u2")
     assert not folder.has(DIGEST)
     assert not folder.partial_path("u2").exists()
+
+
+async def test_a_blob_that_was_adopted_may_be_adopted_again(tmp_path: Path) -> None:
+    folder = BlobFolder(tmp_path)
+    left_by_a_crash(folder.partial_path("a"), CONTENT)
+    path = await folder.adopt("a", DIGEST)
+    assert await folder.adopt("a", DIGEST) == path
+    assert content(path) == CONTENT
+    assert await folder.digests() == {DIGEST}
+    with pytest.raises(FileNotFoundError):
+        await folder.adopt("a", EMPTY)
+
+
+async def test_closing_syncs_to_its_end_also_when_the_task_is_canceled_meanwhile(path: Path, disk: Disk) -> None:
+    file = await opened(path)
+    await append(file, CONTENT[:900])
+    disk.writable.clear()
+    closing = asyncio.ensure_future(file.close())
+    assert await asyncio.to_thread(disk.begun.wait, 20)
+    closing.cancel()
+    await asyncio.sleep(0)
+    assert not closing.done()
+    disk.writable.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert content(path) == CONTENT[:900]
+
+
+async def test_a_full_disk_is_no_forgotten_error_of_a_canceled_closing(path: Path, disk: Disk) -> None:
+    file = await opened(path)
+    await append(file, CONTENT[:900])
+    disk.room = 0
+    disk.writable.clear()
+    closing = asyncio.ensure_future(file.close())
+    assert await asyncio.to_thread(disk.begun.wait, 20)
+    closing.cancel()
+    disk.writable.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing

@@ -197,8 +197,14 @@ def test_an_upload(complete: bool) -> None:
     assert (message.upload_id, message.filename, message.committed_bytes) == ("u1", "a.mp3", 900)
     assert (message.complete, message.HasField("duration")) == (complete, complete)
     assert message.created_at.ToDatetime(UTC) == NOW
-    assert message.sha256 == "ab" * 32
+    assert message.sha256 == ("ab" * 32 if complete else "")  # a sealed one is not complete yet
+    assert message.size_bytes == 1000
     assert isinstance(message, uploads_pb2.Upload)
+
+
+def test_an_upload_on_its_way_is_as_large_as_was_declared() -> None:
+    upload = Upload(UploadId("u1"), Owner("alice"), "a.mp3", NOW, declared_bytes=70)
+    assert wire.upload_message(upload, 9).size_bytes == 70
 
 
 def test_a_workers_status() -> None:

@@ -32,7 +32,12 @@ class ConflictError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A recording, whole or on its way. ``sha256`` and the duration are there once it is complete."""
+    """A recording, whole or on its way.
+
+    ``sha256``, ``size_bytes`` and the duration are there once it is sealed: all of it was verified, and its file is
+    about to become the blob of its digest, which is complete. ``declared_...`` is what it must become, where that was
+    said when it was begun.
+    """
 
     id: UploadId
     owner: Owner
@@ -43,6 +48,13 @@ class Upload:
     duration_seconds: float = 0.0
     complete: bool = False
     request_id: str = ""
+    declared_bytes: int = 0
+    declared_sha256: str = ""
+    completed_at: datetime | None = None
+
+    @property
+    def sealed(self) -> bool:
+        return bool(self.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +87,22 @@ class Store(Protocol):
 
     async def incomplete_uploads(self) -> Sequence[Upload]: ...
 
+    async def uploads_of_content(self, owner: Owner, sha256: str) -> Sequence[Upload]:
+        """The owner's complete ones, oldest first."""
+
+    async def unused_uploads(self, before: datetime) -> Sequence[Upload]:
+        """Those that were complete before a moment, and that no job refers to."""
+
     async def save_upload(self, upload: Upload) -> None: ...
 
     async def delete_upload(self, upload_id: UploadId) -> bool:
         """False, and nothing done, while a job refers to it."""
 
-    async def blob_in_use(self, sha256: str) -> bool: ...
+    async def blob_in_use(self, sha256: str) -> bool:
+        """Whether an upload is, or is about to be, of this content."""
+
+    async def blobs_in_use(self) -> frozenset[str]:
+        """All their digests."""
 
     async def create_jobs(self, created: Sequence[JobUpdate], request_id: str) -> tuple[Job, ...]:
         """The jobs, or those that the same owner created before with the same non-empty request id."""

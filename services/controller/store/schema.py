@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.engine import Dialect
 
@@ -62,6 +63,9 @@ uploads = Table(
     Column("duration_seconds", Float, nullable=False),
     Column("complete", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("declared_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("declared_sha256", String(64), nullable=False, server_default=text("''")),
+    Column("completed_at", UtcDateTime),
     UniqueConstraint("owner", "request_id"),
 )
 

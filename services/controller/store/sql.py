@@ -38,6 +38,7 @@ from services.controller.jobs import (
 )
 from services.controller.store import rows, schema
 from services.controller.store.protocol import ConflictError, Dispatch, Page, StoreError, StoreFullError, Upload
+from services.controller.store.schema import UtcDateTime
 
 SEGMENTS_A_READ = 500
 
@@ -120,7 +121,20 @@ class SqlStore:
         return rows.upload_of(dict(row)) if row else None
 
     async def incomplete_uploads(self) -> Sequence[Upload]:
-        query = select(schema.uploads).where(schema.uploads.c.complete.is_(False))
+        return await self._select_uploads(select(schema.uploads).where(schema.uploads.c.complete.is_(False)))
+
+    async def uploads_of_content(self, owner: Owner, sha256: str) -> Sequence[Upload]:
+        table = schema.uploads
+        same = (table.c.owner == owner) & (table.c.sha256 == sha256) & table.c.complete.is_(True)
+        return await self._select_uploads(select(table).where(same).order_by(table.c.created_at))
+
+    async def unused_uploads(self, before: datetime) -> Sequence[Upload]:
+        table = schema.uploads
+        old = func.coalesce(table.c.completed_at, table.c.created_at) < bindparam("before", before, UtcDateTime())
+        unused = ~exists().where(schema.jobs.c.upload_id == table.c.id)
+        return await self._select_uploads(select(table).where(table.c.complete.is_(True) & old & unused))
+
+    async def _select_uploads(self, query: Any) -> Sequence[Upload]:
         async with self._engine.connect() as connection:
             return [rows.upload_of(dict(row)) for row in (await connection.execute(query)).mappings()]
 
@@ -142,6 +156,11 @@ class SqlStore:
                 select(schema.uploads.c.id).where(schema.uploads.c.sha256 == sha256).limit(1)
             )
             return found.first() is not None
+
+    async def blobs_in_use(self) -> frozenset[str]:
+        digests = schema.uploads.c.sha256
+        async with self._engine.connect() as connection:
+            return frozenset((await connection.execute(select(digests).where(digests != "").distinct())).scalars())
 
     # --- jobs
 
@@ -292,12 +311,12 @@ class SqlStore:
                 await connection.execute(table.insert().values(id=1, seconds=seconds))
 
 
-def migrate(connection: Connection) -> None:
-    """Brings the database to the newest schema, inside the connection's transaction."""
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Brings the database to a schema, the newest one, inside the connection's transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _engine(url: str) -> AsyncEngine:

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bulkscribe/jobs/v1/uploads.proto\x12\x12\x62ulkscribe.jobs.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x01\n\x06Upload\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x03 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x01\n\x13\x43reateUploadRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x08\x66ilename\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1b\n\nsize_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"B\n\x14\x43reateUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"\xac\x01\n\x12WriteUploadRequest\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.bulkscribe.jobs.v1.WriteUploadHeaderH\x00\x12\x1a\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x01H\x00\x12\x32\n\x06\x66inish\x18\x03 \x01(\x0b\x32 .bulkscribe.jobs.v1.FinishUploadH\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"a\n\x11WriteUploadHeader\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1a\n\tupload_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"8\n\x0c\x46inishUpload\x12(\n\x06sha256\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\"A\n\x13WriteUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"G\n\x10GetUploadRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1a\n\tupload_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"?\n\x11GetUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"J\n\x13\x44\x65leteUploadRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1a\n\tupload_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"\x16\n\x14\x44\x65leteUploadResponse2\x91\x03\n\rUploadService\x12\x61\n\x0c\x43reateUpload\x12\'.bulkscribe.jobs.v1.CreateUploadRequest\x1a(.bulkscribe.jobs.v1.CreateUploadResponse\x12`\n\x0bWriteUpload\x12&.bulkscribe.jobs.v1.WriteUploadRequest\x1a\'.bulkscribe.jobs.v1.WriteUploadResponse(\x01\x12X\n\tGetUpload\x12$.bulkscribe.jobs.v1.GetUploadRequest\x1a%.bulkscribe.jobs.v1.GetUploadResponse\x12\x61\n\x0c\x44\x65leteUpload\x12\'.bulkscribe.jobs.v1.DeleteUploadRequest\x1a(.bulkscribe.jobs.v1.DeleteUploadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bulkscribe/jobs/v1/uploads.proto\x12\x12\x62ulkscribe.jobs.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x01\n\x06Upload\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x17\n\x0f\x63ommitted_bytes\x18\x03 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\"\xb1\x01\n\x13\x43reateUploadRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x08\x66ilename\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1b\n\nsize_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12(\n\x06sha256\x18\x05 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\"B\n\x14\x43reateUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"\xac\x01\n\x12WriteUploadRequest\x12\x37\n\x06header\x18\x01 \x01(\x0b\x32%.bulkscribe.jobs.v1.WriteUploadHeaderH\x00\x12\x1a\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x01H\x00\x12\x32\n\x06\x66inish\x18\x03 \x01(\x0b\x32 .bulkscribe.jobs.v1.FinishUploadH\x00\x42\r\n\x04part\x12\x05\xbaH\x02\x08\x01\"t\n\x11WriteUploadHeader\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1a\n\tupload_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x11\n\ttake_over\x18\x04 \x01(\x08\"8\n\x0c\x46inishUpload\x12(\n\x06sha256\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\"A\n\x13WriteUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"W\n\x10GetUploadRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1a\n\tupload_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0e\n\x06settle\x18\x03 \x01(\x08\"?\n\x11GetUploadResponse\x12*\n\x06upload\x18\x01 \x01(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"T\n\x12ListUploadsRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12%\n\x06sha256\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"B\n\x13ListUploadsResponse\x12+\n\x07uploads\x18\x01 \x03(\x0b\x32\x1a.bulkscribe.jobs.v1.Upload\"J\n\x13\x44\x65leteUploadRequest\x12\x17\n\x05owner\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1a\n\tupload_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"\x16\n\x14\x44\x65leteUploadResponse2\xf1\x03\n\rUploadService\x12\x61\n\x0c\x43reateUpload\x12\'.bulkscribe.jobs.v1.CreateUploadRequest\x1a(.bulkscribe.jobs.v1.CreateUploadResponse\x12`\n\x0bWriteUpload\x12&.bulkscribe.jobs.v1.WriteUploadRequest\x1a\'.bulkscribe.jobs.v1.WriteUploadResponse(\x01\x12X\n\tGetUpload\x12$.bulkscribe.jobs.v1.GetUploadRequest\x1a%.bulkscribe.jobs.v1.GetUploadResponse\x12^\n\x0bListUploads\x12&.bulkscribe.jobs.v1.ListUploadsRequest\x1a\'.bulkscribe.jobs.v1.ListUploadsResponse\x12\x61\n\x0c\x44\x65leteUpload\x12\'.bulkscribe.jobs.v1.DeleteUploadRequest\x1a(.bulkscribe.jobs.v1.DeleteUploadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEUPLOADREQUEST'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_CREATEUPLOADREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEUPLOADREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_CREATEUPLOADREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_CREATEUPLOADREQUEST'].fields_by_name['sha256']._serialized_options = b'\272H\025r\0232\021^([0-9a-f]{64})?$'
   _globals['_WRITEUPLOADREQUEST'].oneofs_by_name['part']._loaded_options = None
   _globals['_WRITEUPLOADREQUEST'].oneofs_by_name['part']._serialized_options = b'\272H\002\010\001'
   _globals['_WRITEUPLOADREQUEST'].fields_by_name['data']._loaded_options = None
@@ -58,32 +60,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUPLOADREQUEST'].fields_by_name['owner']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_GETUPLOADREQUEST'].fields_by_name['upload_id']._loaded_options = None
   _globals['_GETUPLOADREQUEST'].fields_by_name['upload_id']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_LISTUPLOADSREQUEST'].fields_by_name['owner']._loaded_options = None
+  _globals['_LISTUPLOADSREQUEST'].fields_by_name['owner']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_LISTUPLOADSREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_LISTUPLOADSREQUEST'].fields_by_name['sha256']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_DELETEUPLOADREQUEST'].fields_by_name['owner']._loaded_options = None
   _globals['_DELETEUPLOADREQUEST'].fields_by_name['owner']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_DELETEUPLOADREQUEST'].fields_by_name['upload_id']._loaded_options = None
   _globals['_DELETEUPLOADREQUEST'].fields_by_name['upload_id']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_UPLOAD']._serialized_start=151
-  _globals['_UPLOAD']._serialized_end=348
-  _globals['_CREATEUPLOADREQUEST']._serialized_start=351
-  _globals['_CREATEUPLOADREQUEST']._serialized_end=486
-  _globals['_CREATEUPLOADRESPONSE']._serialized_start=488
-  _globals['_CREATEUPLOADRESPONSE']._serialized_end=554
-  _globals['_WRITEUPLOADREQUEST']._serialized_start=557
-  _globals['_WRITEUPLOADREQUEST']._serialized_end=729
-  _globals['_WRITEUPLOADHEADER']._serialized_start=731
-  _globals['_WRITEUPLOADHEADER']._serialized_end=828
-  _globals['_FINISHUPLOAD']._serialized_start=830
-  _globals['_FINISHUPLOAD']._serialized_end=886
-  _globals['_WRITEUPLOADRESPONSE']._serialized_start=888
-  _globals['_WRITEUPLOADRESPONSE']._serialized_end=953
-  _globals['_GETUPLOADREQUEST']._serialized_start=955
-  _globals['_GETUPLOADREQUEST']._serialized_end=1026
-  _globals['_GETUPLOADRESPONSE']._serialized_start=1028
-  _globals['_GETUPLOADRESPONSE']._serialized_end=1091
-  _globals['_DELETEUPLOADREQUEST']._serialized_start=1093
-  _globals['_DELETEUPLOADREQUEST']._serialized_end=1167
-  _globals['_DELETEUPLOADRESPONSE']._serialized_start=1169
-  _globals['_DELETEUPLOADRESPONSE']._serialized_end=1191
-  _globals['_UPLOADSERVICE']._serialized_start=1194
-  _globals['_UPLOADSERVICE']._serialized_end=1595
+  _globals['_UPLOAD']._serialized_end=368
+  _globals['_CREATEUPLOADREQUEST']._serialized_start=371
+  _globals['_CREATEUPLOADREQUEST']._serialized_end=548
+  _globals['_CREATEUPLOADRESPONSE']._serialized_start=550
+  _globals['_CREATEUPLOADRESPONSE']._serialized_end=616
+  _globals['_WRITEUPLOADREQUEST']._serialized_start=619
+  _globals['_WRITEUPLOADREQUEST']._serialized_end=791
+  _globals['_WRITEUPLOADHEADER']._serialized_start=793
+  _globals['_WRITEUPLOADHEADER']._serialized_end=909
+  _globals['_FINISHUPLOAD']._serialized_start=911
+  _globals['_FINISHUPLOAD']._serialized_end=967
+  _globals['_WRITEUPLOADRESPONSE']._serialized_start=969
+  _globals['_WRITEUPLOADRESPONSE']._serialized_end=1034
+  _globals['_GETUPLOADREQUEST']._serialized_start=1036
+  _globals['_GETUPLOADREQUEST']._serialized_end=1123
+  _globals['_GETUPLOADRESPONSE']._serialized_start=1125
+  _globals['_GETUPLOADRESPONSE']._serialized_end=1188
+  _globals['_LISTUPLOADSREQUEST']._serialized_start=1190
+  _globals['_LISTUPLOADSREQUEST']._serialized_end=1274
+  _globals['_LISTUPLOADSRESPONSE']._serialized_start=1276
+  _globals['_LISTUPLOADSRESPONSE']._serialized_end=1342
+  _globals['_DELETEUPLOADREQUEST']._serialized_start=1344
+  _globals['_DELETEUPLOADREQUEST']._serialized_end=1418
+  _globals['_DELETEUPLOADRESPONSE']._serialized_start=1420
+  _globals['_DELETEUPLOADRESPONSE']._serialized_end=1442
+  _globals['_UPLOADSERVICE']._serialized_start=1445
+  _globals['_UPLOADSERVICE']._serialized_end=1942
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,11 @@ class UploadServiceStub:
                 request_serializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.GetUploadRequest.SerializeToString,
                 response_deserializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.GetUploadResponse.FromString,
                 _registered_method=True)
+        self.ListUploads = channel.unary_unary(
+                '/bulkscribe.jobs.v1.UploadService/ListUploads',
+                request_serializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.ListUploadsRequest.SerializeToString,
+                response_deserializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.ListUploadsResponse.FromString,
+                _registered_method=True)
         self.DeleteUpload = channel.unary_unary(
                 '/bulkscribe.jobs.v1.UploadService/DeleteUpload',
                 request_serializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.DeleteUploadRequest.SerializeToString,
@@ -63,8 +68,10 @@ class UploadServiceServicer:
 
     def CreateUpload(self, request, context):
         """Begins an upload; its bytes follow by WriteUpload. The same request_id of the same owner again
-        returns the upload of the first call.
-        Codes: INVALID_ARGUMENT (name), RESOURCE_EXHAUSTED (too large, or disk full).
+        returns the upload of the first call. Where the digest is declared, and the owner has a complete upload of
+        that content already, the new one is complete at once: its bytes need not be sent.
+        Codes: INVALID_ARGUMENT (name; another size or digest than the first call of this request_id),
+        RESOURCE_EXHAUSTED (too large, or disk full).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,9 +81,11 @@ class UploadServiceServicer:
         """Writes bytes from the committed offset on. The first message is the header, all others are data.
         When the stream breaks, what arrived is synced, and GetUpload tells from where to go on. A stream
         whose last message is `finish` makes the upload complete: the digest is checked, the recording probed.
+        What was complete already is answered as it is to a stream that begins at its end, so that finishing can be repeated.
         Codes: NOT_FOUND, OUT_OF_RANGE (offset is not the committed one), INVALID_ARGUMENT (no audio can be
-        decoded; the upload is removed), RESOURCE_EXHAUSTED (too large, or disk full), DATA_LOSS (digest
-        differs), ABORTED (another stream writes this upload).
+        decoded; the upload is removed. Or more bytes than were declared), FAILED_PRECONDITION (finish before all
+        declared bytes), RESOURCE_EXHAUSTED (too large, or disk full), DATA_LOSS (digest differs; the upload is
+        removed), ABORTED (another stream writes this upload, or a newer one took it over).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +94,14 @@ class UploadServiceServicer:
     def GetUpload(self, request, context):
         """Returns an upload and its committed offset.
         Codes: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUploads(self, request, context):
+        """Lists the owner's complete uploads of one content, oldest first.
+        Codes: INVALID_ARGUMENT (digest).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +132,11 @@ def add_UploadServiceServicer_to_server(servicer, server):
                     servicer.GetUpload,
                     request_deserializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.GetUploadRequest.FromString,
                     response_serializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.GetUploadResponse.SerializeToString,
+            ),
+            'ListUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUploads,
+                    request_deserializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.ListUploadsRequest.FromString,
+                    response_serializer=bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.ListUploadsResponse.SerializeToString,
             ),
             'DeleteUpload': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteUpload,
@@ -204,6 +226,33 @@ class UploadService:
             '/bulkscribe.jobs.v1.UploadService/GetUpload',
             bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.GetUploadRequest.SerializeToString,
             bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bulkscribe.jobs.v1.UploadService/ListUploads',
+            bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.ListUploadsRequest.SerializeToString,
+            bulkscribe_dot_jobs_dot_v1_dot_uploads__pb2.ListUploadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,16 +6,11 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
 FIELD = "files"
 PIECE_BYTES = 512 * 1024
-
-
-class UnreadableRecording(Exception):
-    """The recording cannot be read, or changed while it was; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +30,11 @@ class RecordingBody:
         return len(self._head()) + self.size_bytes + len(self._tail())
 
     async def pieces(self, file: BinaryIO) -> AsyncIterator[bytes]:
-        """The whole body, with the open recording in it. Raises UnreadableRecording."""
+        """The whole body, with the open recording in it."""
         yield self._head()
         left = self.size_bytes
         while left:
-            piece = await asyncio.to_thread(_read, file, min(PIECE_BYTES, left))
+            piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, left))
             left -= len(piece)
             yield piece
         yield self._tail()
@@ -59,14 +54,6 @@ def recording_body(name: str, size_bytes: int) -> RecordingBody:
     return RecordingBody(name, size_bytes, f"batch-{secrets.token_hex(16)}")
 
 
-def open_recording(path: Path) -> BinaryIO:
-    """Raises UnreadableRecording."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UnreadableRecording(f"cannot be read: {error.strerror or error}") from error
-
-
 def name_parameters(name: str) -> str:
     """The file's name twice: exactly (RFC 5987), and without what parsers of the plain form stumble over.
 
@@ -79,13 +66,3 @@ def name_parameters(name: str) -> str:
 
 def _is_plain(character: str) -> bool:
     return character.isprintable() and character not in '"\\;%'
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    try:
-        piece = file.read(size)
-    except OSError as error:
-        raise UnreadableRecording(f"cannot be read: {error.strerror or error}") from error
-    if not piece:
-        raise UnreadableRecording("became shorter while it was sent; try it again when it is whole")
-    return piece

@@ -1,0 +1,352 @@
+"""Uploads in the controller: cut, taken over, sealed, kept once, and removed when nothing needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.contract.errors import Reason, ServiceError
+from services.controller.jobs import ExecutionMode, Job, JobId, JobUpdate, Options, Owner, Recording, UploadId, changed
+from services.controller.prober import AudioProber
+from services.controller.recordings import Recordings
+from services.controller.store.protocol import Upload
+from services.controller.store.sql import SqlStore
+from services.runtime import blobs
+from services.runtime.blobs import BlobFolder
+from tests.worker import eventually
+
+ALICE, BOB = Owner("alice"), Owner("bob")
+CONTENT = bytes(range(256)) * 100
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+HOUR, DAY = 3600.0, 24 * 3600.0
+
+
+@dataclass
+class FakeProber:
+    """Says what it is told; ``gate`` holds the answer back."""
+
+    asked: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def duration_seconds(self, path: Path) -> float:
+        self.asked += 1
+        await self.gate.wait()
+        if path.read_bytes().startswith(b"not audio"):
+            raise ServiceError(Reason.AUDIO_INVALID)
+        return 12.5
+
+
+@dataclass
+class Desk:
+    """Recordings over a real store and folder, which `again` opens anew, as after a crash."""
+
+    folder: Path
+    store: SqlStore
+    prober: FakeProber
+    recordings: Recordings
+
+    @property
+    def blobs(self) -> BlobFolder:
+        return BlobFolder(self.folder / "blobs")
+
+    def again(self) -> None:
+        self.recordings = Recordings(self.store, self.blobs, cast(AudioProber, self.prober), 1 << 20)
+
+    async def begin(self, request_id: str = "", owner: Owner = ALICE, **more: Any) -> Upload:
+        given = {"size_bytes": len(CONTENT), "sha256": DIGEST} | more
+        return await self.recordings.create(owner, "a.wav", given["size_bytes"], request_id, given["sha256"])
+
+    async def write(self, upload: Upload, offset: int, data: bytes, finish: bool = False) -> Upload:
+        async with self.recordings.writing(upload.owner, upload.id, offset, take_over=True) as writer:
+            if data:
+                await writer.append(data)
+            if finish:
+                await writer.complete("")
+        return await self.now(upload)
+
+    async def whole(self, request_id: str = "", **more: Any) -> Upload:
+        return await self.write(await self.begin(request_id, **more), 0, CONTENT, finish=True)
+
+    async def now(self, upload: Upload) -> Upload:
+        return await self.recordings.owned(upload.owner, upload.id)
+
+    async def gone(self, upload: Upload) -> bool:
+        return await self.store.get_upload(upload.id) is None
+
+    async def use(self, upload: Upload) -> JobId:
+        recording = Recording(upload.id, upload.filename, upload.sha256, upload.size_bytes, upload.duration_seconds)
+        job = Job(JobId("j"), upload.owner, recording, Options(), ExecutionMode.LOCAL, upload.created_at)
+        update = changed(job, upload.created_at)
+        await self.store.create_jobs([JobUpdate(update.job, update.changes)], "")
+        return job.id
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    store = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
+    await store.open()
+    prober = FakeProber()
+    prober.gate.set()
+    recordings = Recordings(store, BlobFolder(tmp_path / "blobs"), cast(AudioProber, prober), 1 << 20)
+    yield Desk(tmp_path, store, prober, recordings)
+    await store.close()
+
+
+async def refused(call: Any) -> Reason:
+    with pytest.raises(ServiceError) as caught:
+        await call
+    return caught.value.reason
+
+
+# --- in pieces
+
+
+async def test_an_upload_in_pieces_becomes_a_blob(desk: Desk) -> None:
+    upload = await desk.begin()
+    for start in range(0, len(CONTENT), 9999):
+        upload = await desk.write(upload, start, CONTENT[start : start + 9999])
+        assert desk.recordings.committed(upload) == min(start + 9999, len(CONTENT))
+    assert not upload.sealed
+    whole = await desk.write(upload, len(CONTENT), b"", finish=True)
+    assert (whole.complete, whole.sha256, whole.size_bytes, whole.duration_seconds) == (
+        True,
+        DIGEST,
+        len(CONTENT),
+        12.5,
+    )
+    assert desk.blobs.path(DIGEST).read_bytes() == CONTENT
+    assert await desk.write(whole, len(CONTENT), b"", finish=True) == whole
+    assert desk.prober.asked == 1
+
+
+async def test_another_offset_is_refused_also_when_it_is_complete(desk: Desk) -> None:
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:1000])
+    assert await refused(desk.write(upload, 999, b"x")) is Reason.UPLOAD_OFFSET_MISMATCH
+    whole = await desk.write(upload, 1000, CONTENT[1000:], finish=True)
+    assert await refused(desk.write(whole, 0, b"x")) is Reason.UPLOAD_OFFSET_MISMATCH
+    assert await refused(desk.write(whole, len(CONTENT), b"x")) is Reason.INVALID_REQUEST
+    assert await desk.now(upload) == whole
+
+
+async def test_a_finish_before_all_bytes_leaves_what_is_there(desk: Desk) -> None:
+    upload = await desk.begin()
+    assert await refused(desk.write(upload, 0, CONTENT[:-1], finish=True)) is Reason.UPLOAD_INCOMPLETE
+    assert (await desk.write(upload, len(CONTENT) - 1, CONTENT[-1:], finish=True)).complete
+
+
+async def test_more_than_was_declared_is_refused_and_not_written(desk: Desk) -> None:
+    upload = await desk.begin()
+    assert await refused(desk.write(upload, 0, CONTENT + b"x")) is Reason.INVALID_REQUEST
+    assert desk.recordings.committed(await desk.now(upload)) == 0
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"x" * len(CONTENT), Reason.UPLOAD_DIGEST_MISMATCH),
+    (b"not audio", Reason.AUDIO_INVALID),
+])  # fmt: skip
+async def test_content_that_is_refused_is_dropped_and_may_be_sent_anew(
+    desk: Desk, content: bytes, reason: Reason
+) -> None:
+    declared = "" if reason is Reason.AUDIO_INVALID else DIGEST
+    upload = await desk.begin("r", size_bytes=len(content), sha256=declared)
+    assert await refused(desk.write(upload, 0, content, finish=True)) is reason
+    assert await desk.gone(upload)
+    assert desk.recordings.committed(upload) == 0
+    assert (await desk.begin("r")).id != upload.id
+
+
+async def test_the_same_request_must_mean_the_same_content(desk: Desk) -> None:
+    upload = await desk.begin("r")
+    assert await desk.begin("r") == upload
+    assert await refused(desk.begin("r", size_bytes=7)) is Reason.INVALID_REQUEST
+    assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
+
+
+async def test_content_that_is_there_need_not_be_sent_by_the_same_owner(desk: Desk) -> None:
+    first = await desk.whole()
+    second = await desk.begin("r")
+    assert (second.complete, second.sha256, second.duration_seconds) == (True, DIGEST, 12.5)
+    assert second.id != first.id
+    assert (await desk.begin("r")).id == second.id
+    assert not (await desk.begin(owner=BOB)).complete
+    assert not (await desk.begin(size_bytes=7)).complete
+    assert await desk.recordings.remove(first)
+    assert desk.blobs.path(DIGEST).exists()
+    assert await desk.recordings.remove(second)
+    assert not desk.blobs.path(DIGEST).exists()
+
+
+# --- one stream at a time
+
+
+async def test_a_newer_stream_takes_over_and_what_the_old_one_took_is_synced(desk: Desk) -> None:
+    upload, took = await desk.begin(), asyncio.Event()
+
+    async def stands_still() -> None:
+        async with desk.recordings.writing(ALICE, upload.id, 0) as writer:
+            await writer.append(CONTENT[:5000])
+            took.set()
+            await asyncio.Event().wait()
+
+    old = asyncio.ensure_future(stands_still())
+    await took.wait()
+    busy = desk.recordings.writing(ALICE, upload.id, 0)
+    assert await refused(busy.__aenter__()) is Reason.UPLOAD_BUSY
+    assert desk.recordings.committed(await desk.recordings.settled(ALICE, upload.id)) == 5000
+    assert await refused(old) is Reason.STREAM_TAKEN_OVER
+    assert (await desk.write(upload, 5000, CONTENT[5000:], finish=True)).complete
+
+
+async def test_who_comes_while_it_is_finished_waits_for_the_end_of_it(desk: Desk) -> None:
+    upload = await desk.begin()
+    desk.prober.gate.clear()
+    finishing = asyncio.ensure_future(desk.write(upload, 0, CONTENT, finish=True))
+    await eventually(lambda: desk.prober.asked == 1)
+    told = await desk.recordings.settled(ALICE, upload.id)
+    assert (desk.recordings.committed(told), told.complete) == (len(CONTENT), False)
+    again = [asyncio.ensure_future(desk.write(upload, len(CONTENT), b"", finish=True)) for _ in range(3)]
+    removing = asyncio.ensure_future(desk.recordings.remove(upload))
+    await asyncio.sleep(0)
+    desk.prober.gate.set()
+    await asyncio.gather(finishing, *again, removing, return_exceptions=True)
+    assert desk.prober.asked == 1
+    assert removing.result()
+    assert await desk.gone(upload)
+    assert list((desk.folder / "blobs").rglob("*/*")) == []
+
+
+async def test_an_upload_is_removed_from_under_the_stream_that_writes_it(desk: Desk) -> None:
+    upload, took = await desk.begin(), asyncio.Event()
+
+    async def stands_still() -> None:
+        async with desk.recordings.writing(ALICE, upload.id, 0) as writer:
+            await writer.append(CONTENT[:5000])
+            took.set()
+            await asyncio.Event().wait()
+
+    old = asyncio.ensure_future(stands_still())
+    await took.wait()
+    assert await desk.recordings.remove(upload)
+    assert await refused(old) is Reason.STREAM_TAKEN_OVER
+    assert await desk.gone(upload)
+    assert list((desk.folder / "blobs").rglob("*/*")) == []
+
+
+# --- a process that dies at any step
+
+
+class Died(BaseException):
+    """The process dies here: nothing after this line is done."""
+
+
+STEPS = ("seal", "adopt before", "adopt after", "complete")
+
+
+@pytest.mark.parametrize("by_sweep", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_death_between_any_two_steps_of_a_finish_loses_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, by_sweep: bool
+) -> None:
+    upload = await desk.begin()
+    save, adopt = SqlStore.save_upload, blobs.BlobFolder.adopt
+
+    async def dying_save(self: SqlStore, saved: Upload) -> None:
+        if step == ("complete" if saved.complete else "seal"):
+            raise Died
+        await save(self, saved)
+
+    async def dying_adopt(self: BlobFolder, name: str, sha256: str) -> Path:
+        if step == "adopt before":
+            raise Died
+        path = await adopt(self, name, sha256)
+        if step == "adopt after":
+            raise Died
+        return path
+
+    with monkeypatch.context() as dying:
+        dying.setattr(SqlStore, "save_upload", dying_save)
+        dying.setattr(BlobFolder, "adopt", dying_adopt)
+        with pytest.raises(Died):
+            await desk.write(upload, 0, CONTENT, finish=True)
+    desk.again()
+    told = await desk.recordings.settled(ALICE, upload.id)
+    assert (desk.recordings.committed(told), told.complete) == (len(CONTENT), False)
+    if by_sweep:
+        await desk.recordings.sweep(time.time() + 2 * DAY if step != "seal" else time.time())
+    whole = await desk.write(upload, len(CONTENT), b"", finish=True)
+    assert (whole.complete, whole.sha256, whole.size_bytes) == (True, DIGEST, len(CONTENT))
+    assert desk.blobs.path(DIGEST).read_bytes() == CONTENT
+    assert not desk.blobs.partial_path(upload.id).exists()
+
+
+async def test_a_sealed_upload_whose_file_is_gone_is_dropped(desk: Desk) -> None:
+    upload = await desk.begin()
+    await desk.store.save_upload(replace(upload, sha256=DIGEST, size_bytes=7))
+    await desk.recordings.sweep(time.time())
+    assert await desk.gone(upload)
+
+
+# --- removed when nothing needs them
+
+
+async def test_uploads_that_nobody_goes_on_with_are_removed_after_a_day(desk: Desk) -> None:
+    upload = await desk.begin()
+    async with desk.recordings.writing(ALICE, upload.id, 0) as writer:
+        await writer.append(b"the first half")
+        await desk.recordings.sweep(time.time() + 2 * DAY)
+    assert desk.recordings.committed(upload) == 14
+    await desk.recordings.sweep(time.time() + 23 * HOUR)
+    assert not await desk.gone(upload)
+    await desk.recordings.sweep(time.time() + 25 * HOUR)
+    assert await desk.gone(upload)
+    assert desk.recordings.committed(upload) == 0
+
+
+async def test_complete_uploads_that_no_job_used_are_removed_after_a_week(desk: Desk) -> None:
+    idle = await desk.whole()
+    await desk.recordings.sweep(time.time() + 7 * DAY - HOUR)
+    assert not await desk.gone(idle)
+    await desk.recordings.sweep(time.time() + 7 * DAY + HOUR)
+    assert await desk.gone(idle)
+    assert not desk.blobs.path(DIGEST).exists()
+
+
+async def test_an_upload_that_a_job_uses_stays_and_so_does_its_content(desk: Desk) -> None:
+    used = await desk.whole()
+    twin = await desk.begin()
+    await desk.use(used)
+    await desk.recordings.sweep(time.time() + 30 * DAY)
+    assert (await desk.gone(used), await desk.gone(twin)) == (False, True)
+    assert desk.blobs.path(DIGEST).exists()
+
+
+async def test_blobs_and_partial_files_that_nothing_names_are_removed_in_the_end(desk: Desk) -> None:
+    kept = await desk.whole()
+    await desk.use(kept)
+    orphan, partial = desk.blobs.path("cd" * 32), desk.blobs.partial_path("nobodys")
+    for path in (orphan, partial):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"x")
+    now = time.time()
+    await desk.recordings.sweep(now)
+    await desk.recordings.sweep(now + 5 * HOUR)
+    assert orphan.exists()
+    assert partial.exists()
+    await desk.recordings.sweep(now + 25 * HOUR)
+    assert not orphan.exists()
+    assert not partial.exists()
+    assert desk.blobs.path(DIGEST).exists()
+
+
+async def test_another_owners_upload_cannot_be_written(desk: Desk) -> None:
+    upload = await desk.begin()
+    for call in (desk.recordings.writing(BOB, upload.id, 0).__aenter__(), desk.recordings.settled(BOB, upload.id)):
+        assert await refused(call) is Reason.NOT_FOUND
+    assert await refused(desk.recordings.settled(ALICE, UploadId("x"))) is Reason.NOT_FOUND
