@@ -93,6 +93,10 @@ class RunCall:
         self.events.append(answer.event)
         return answer.event
 
+    async def until_accepted_and(self, kind: str) -> pb.Event:
+        await self.accepted()
+        return await self.until(kind)
+
     async def until(self, kind: str) -> pb.Event:
         while (event := await self.event()).WhichOneof("kind") != kind:
             pass

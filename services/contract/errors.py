@@ -50,6 +50,7 @@ class Reason(Enum):
     # of workers
     WORKER_FULL = "WORKER_FULL"
     WORKER_DRAINING = "WORKER_DRAINING"
+    VERSION_INCOMPATIBLE = "VERSION_INCOMPATIBLE"
     AUDIO_MISSING = "AUDIO_MISSING"
     ATTEMPT_UNKNOWN = "ATTEMPT_UNKNOWN"
     ATTEMPT_STALE = "ATTEMPT_STALE"
@@ -144,6 +145,12 @@ ERRORS: dict[Reason, ErrorEntry] = {
     _R.WORKER_FULL: _E(_C.RESOURCE_EXHAUSTED, True, "No free slot on the worker", "Wait; the controller tries again"),
     _R.WORKER_DRAINING: _E(
         _C.FAILED_PRECONDITION, True, "The worker is shutting down", "Wait; the controller tries again"
+    ),
+    _R.VERSION_INCOMPATIBLE: _E(
+        _C.FAILED_PRECONDITION,
+        True,
+        "Controller and worker are of versions that do not understand each other",
+        "Update the older one; the message names both",
     ),
     _R.AUDIO_MISSING: _E(
         _C.FAILED_PRECONDITION, True, "The worker does not hold the recording", "Upload it by PutAudio"

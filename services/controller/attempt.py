@@ -7,10 +7,8 @@ the worker, and this side attaches again once the heartbeat is back.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
 
 import structlog
 from bulkscribe.worker.v1 import worker_pb2
@@ -18,6 +16,7 @@ from bulkscribe.worker.v1 import worker_pb2
 from services.contract.errors import ERRORS, Reason, ServiceError
 from services.controller import wire
 from services.controller.jobs import (
+    AttemptState,
     ExecutionMode,
     Job,
     JobError,
@@ -45,16 +44,9 @@ CRASHES_ALLOWED = 3
 """Attempts that an engine's death may cost a job: after so many it is the recording that kills it."""
 
 
-NOT_HELD = frozenset({Reason.ATTEMPT_UNKNOWN, Reason.ATTEMPT_STALE, Reason.STREAM_TAKEN_OVER})
-"""What a worker says of an attempt that it does not have for this controller."""
-
-
-class Ending(Enum):
-    """How the controller goes on with the job."""
-
-    ENDED = "ended"
-    LOST = "lost"  # the job waits for its next attempt
-    CRASHED = "crashed"  # so it does, but not for ever
+NOT_HELD = frozenset({Reason.ATTEMPT_UNKNOWN, Reason.ATTEMPT_STALE})
+"""What a worker says of an attempt that it does not have. A stream that was taken over is none of them: whoever did it
+(a call that the network repeated) does not follow the attempt, and this side takes it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +88,7 @@ class Attempt:
         """Whether the job has ended or gone on without this attempt."""
         return self._abandoned
 
-    async def dispatch(self) -> Ending:
+    async def dispatch(self) -> AttemptState:
         """Uploads the recording, has the attempt accepted, and follows it. The caller reserved a credit.
 
         Raises ServiceError when the worker refuses, LinkLostError when it is not known whether it did.
@@ -105,7 +97,7 @@ class Attempt:
         try:
             await self._upload()
             if self._abandoned:
-                return Ending.ENDED
+                return AttemptState.ENDED
             accepted = await self._ask()
             capacity = capacity_of(accepted.capacity)
         finally:
@@ -116,7 +108,7 @@ class Attempt:
         finally:
             self._close()
 
-    async def attach(self) -> Ending:
+    async def attach(self) -> AttemptState:
         """Finds an attempt that the worker may hold, and follows it."""
         try:
             return await self._attach_and_follow()
@@ -136,11 +128,12 @@ class Attempt:
 
     async def _upload(self) -> None:
         audio = wire.audio_message(self.job)
-        begun = time.monotonic()
+        now = asyncio.get_running_loop().time
+        begun = now()
         path = self._stores.blobs.path(audio.sha256)
         sent = await upload_audio(self.link, audio, path, lambda: not self._abandoned)
         if sent:
-            seconds = round(time.monotonic() - begun, 3)
+            seconds = round(now() - begun, 3)
             self._log.info(self.link.event("audio_uploaded"), bytes=sent, seconds=seconds)
 
     async def _ask(self) -> worker_pb2.Accepted:
@@ -170,14 +163,14 @@ class Attempt:
 
     # --- follow
 
-    async def _follow_through(self) -> Ending:
+    async def _follow_through(self) -> AttemptState:
         try:
             return await self._follow()
         except (LinkLostError, ServiceError) as error:
             self._log.warning(self.link.event("stream_lost"), error=str(error))
             return await self._attach_and_follow()
 
-    async def _attach_and_follow(self) -> Ending:
+    async def _attach_and_follow(self) -> AttemptState:
         while await self._link_is_back():
             try:
                 await self._attach()
@@ -211,7 +204,7 @@ class Attempt:
         if self._abandoned:
             await self._stream.send(wire.cancel_message())
 
-    async def _follow(self) -> Ending:
+    async def _follow(self) -> AttemptState:
         assert self._stream is not None
         while True:
             events = await self._next()
@@ -232,19 +225,20 @@ class Attempt:
         """The next events; None when the job has run for too long, which ends it. Only reachable time counts."""
         assert self._stream is not None
         left = None if self._abandoned else max(0.0, self._settings.run_seconds - self.job.run_seconds)
-        begun = time.monotonic()
+        now = asyncio.get_running_loop().time
+        begun = now()
         try:
             return await self._stream.events(left)
         except TimeoutError:
             await self._time_out()
             return None
         finally:
-            ran = time.monotonic() - begun
+            ran = now() - begun
             self.job = replace(self.job, run_seconds=self.job.run_seconds + ran)
 
-    async def _take(self, messages: list[worker_pb2.Event]) -> Ending | None:
+    async def _take(self, messages: list[worker_pb2.Event]) -> AttemptState | None:
         """Makes events durable. None: more will come."""
-        ended = Ending.ENDED if messages[-1].WhichOneof("kind") == "outcome" else None
+        ended = AttemptState.ENDED if messages[-1].WhichOneof("kind") == "outcome" else None
         fresh = [message for message in messages if message.number > self.job.worker_event]
         if self._abandoned or not fresh:
             return ended
@@ -254,7 +248,7 @@ class Attempt:
             await self.abandon()
             return ended
 
-    async def _apply(self, messages: list[worker_pb2.Event]) -> Ending | None:
+    async def _apply(self, messages: list[worker_pb2.Event]) -> AttemptState | None:
         """All in one step, but for an outcome that ends the attempt and not the job's work."""
         step = JobUpdate(self.job)
         for message in messages:
@@ -265,7 +259,7 @@ class Attempt:
                 return await self._ended_early(message.number, event)
             step = step.then(await self._update(step.job, message.number, event))
         self.job = await self._journal.record(step)
-        return Ending.ENDED if self.job.state.ended else None
+        return AttemptState.ENDED if self.job.state.ended else None
 
     async def _update(self, job: Job, number: int, event: wire.WorkerEvent | None) -> JobUpdate:
         now = datetime.now(UTC)
@@ -283,7 +277,7 @@ class Attempt:
             case wire.WindowReported(index, segments):
                 return await self._window_finished(job, index, segments)
             case wire.Completed():
-                return changed(job.complete(now), now)
+                return replace(changed(job.complete(now), now), attempt_ended=AttemptState.ENDED)
             case _:
                 return JobUpdate(job)
 
@@ -308,7 +302,7 @@ class Attempt:
 
     # --- ends
 
-    async def _ended_early(self, number: int, outcome: wire.Failed | wire.Canceled | wire.HandedBack) -> Ending:
+    async def _ended_early(self, number: int, outcome: wire.Failed | wire.Canceled | wire.HandedBack) -> AttemptState:
         match outcome:
             case wire.Failed():
                 return await self._failed(replace(self.job, worker_event=number), outcome)
@@ -317,16 +311,16 @@ class Attempt:
             case _:
                 return await self._give_back("The worker gave the job up; it waits for another attempt.")
 
-    async def _failed(self, job: Job, failure: wire.Failed) -> Ending:
+    async def _failed(self, job: Job, failure: wire.Failed) -> AttemptState:
         reason = Reason.__members__.get(failure.reason)
         if reason is not None and ERRORS[reason].retryable and not await self._crashed_too_often():
             self._log.warning(self.link.event("attempt_failed"), reason=failure.reason, error=failure.message)
-            ending = await self._give_back(failure.message)
-            return Ending.CRASHED if ending is Ending.LOST else ending
+            return await self._give_back(failure.message, AttemptState.CRASHED)
         code = Reason.REMOTE_FAILED if job.mode is ExecutionMode.REMOTE else Reason.LOCAL_FAILED
         now = datetime.now(UTC)
-        self.job = await self._journal.record(changed(job.fail(now, JobError(code.value, failure.message)), now))
-        return Ending.ENDED
+        failed = changed(job.fail(now, JobError(code.value, failure.message)), now)
+        self.job = await self._journal.record(replace(failed, attempt_ended=AttemptState.ENDED))
+        return AttemptState.ENDED
 
     async def _crashed_too_often(self) -> bool:
         """Attempts that were lost otherwise are no fault of the recording."""
@@ -338,23 +332,23 @@ class Attempt:
         message = f"{entry.meaning} ({self._settings.run_seconds:g} s). {entry.action}."
         failed = self.job.fail(now, JobError(Reason.REMOTE_WORKER_TIMEOUT.value, message))
         try:
-            self.job = await self._journal.record(changed(failed, now))
+            self.job = await self._journal.record(replace(changed(failed, now), attempt_ended=AttemptState.ENDED))
         except ConflictError:
             self._log.info("remote_timeout_overtaken")
         await self.abandon()
 
-    async def _give_back(self, message: str) -> Ending:
+    async def _give_back(self, message: str, ending: AttemptState = AttemptState.LOST) -> AttemptState:
         """The job waits for its next attempt, unless it has ended or gone on without this one."""
         if self._abandoned:
-            return Ending.ENDED
+            return AttemptState.ENDED
 
         def requeue(job: Job) -> Job:
             if job.attempt != self.number:
                 raise TransitionError(job, Verb.REQUEUE)
             return job.requeue(message, self._stores.clock.read())
 
-        waiting = await self._journal.change_if_allowed(self.job.id, requeue)
-        return Ending.LOST if waiting is not None else Ending.ENDED
+        waiting = await self._journal.change_if_allowed(self.job.id, requeue, ending)
+        return ending if waiting is not None else AttemptState.ENDED
 
     def _close(self) -> None:
         if self._stream is not None:

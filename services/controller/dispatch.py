@@ -18,8 +18,8 @@ import structlog
 
 from services.contract.errors import ERRORS, Reason, ServiceError
 from services.controller import wire
-from services.controller.attempt import Attempt, AttemptSettings, Ending, Stores, dismiss
-from services.controller.jobs import WAITING, ExecutionMode, Job, JobError, JobId, JobState
+from services.controller.attempt import Attempt, AttemptSettings, Stores, dismiss
+from services.controller.jobs import WAITING, AttemptState, ExecutionMode, Job, JobError, JobId, JobState
 from services.controller.run_stream import LinkLostError, upload_audio
 from services.controller.scheduling import ReadyQueue, Waits, demand_of
 from services.controller.store.protocol import Dispatch
@@ -34,6 +34,9 @@ CLOCK_SAVE_SECONDS = 30.0
 OF_CAPACITY = frozenset({Reason.WORKER_FULL, Reason.WORKER_DRAINING})
 """Refusals that say nothing of the job itself: it keeps its place, and the worker is asked for nothing until it reports."""
 
+FAULTS_ALLOWED = 3
+"""Dispatches that a worker may answer with a fault of its own before the job is told of it."""
+
 LATE_SHARE = 0.1
 """How late a wait may be ended, of the time that it may take."""
 
@@ -41,7 +44,7 @@ LATE_SHARE = 0.1
 class Place(Enum):
     """Where a job goes on waiting."""
 
-    FRONT = "front"  # it had its turn, and lost it through no fault of its own
+    OWN = "own"  # it had its turn, and lost it through no fault of its own
     BACK = "back"
     UNKNOWN = "unknown"  # it may have been accepted: what was asked for is looked at before anything else is
 
@@ -80,6 +83,7 @@ class Dispatcher:
         self._taken_meanwhile: set[JobId] = set()
         self._running: dict[JobId, Attempt] = {}
         self._refusals: dict[JobId, JobError] = {}
+        self._faults: Counter[JobId] = Counter()
         self._ahead: dict[str, JobId] = {}
         self._held_early: list[tuple[WorkerLink, list[tuple[str, int]]]] = []
         self._changed = asyncio.Event()
@@ -162,6 +166,7 @@ class Dispatcher:
 
     def _resume(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
+            self._queue.arrive(job.id)
             if job.state is JobState.RUNNING:
                 self._take_in_hand(job.id, partial(self._resume_job, job.id))
             else:
@@ -234,27 +239,28 @@ class Dispatcher:
             self._running.pop(job_id, None)
         if job_id in self._taken_meanwhile:
             self._taken_meanwhile.discard(job_id)
-            place = place or Place.FRONT
+            place = place or Place.OWN
         if waiting is None:
             self._leave_line(job_id)
         elif place is not None or job_id not in self._queue:  # a job that waits is in line, whatever happened
-            self._enqueue(waiting, place or Place.FRONT)
+            self._enqueue(waiting, place or Place.OWN)
         self._changed.set()
 
-    def _enqueue(self, job: Job, place: Place | None = None) -> None:
+    def _enqueue(self, job: Job, place: Place = Place.OWN) -> None:
         if job.mode is ExecutionMode.LOCAL:
             self._want_local()
         else:
             self._waits.begin(job.id, job.wait_mark)
         self._waiting[job.id] = job.mode
-        put = self._queue.push_front if place is Place.FRONT else self._queue.push
+        put = self._queue.push_back if place is Place.BACK else self._queue.push
         put(job.id, demand_of(job))
 
     def _leave_line(self, job_id: JobId) -> None:
-        self._queue.discard(job_id)
+        self._queue.forget(job_id)
         self._waits.end(job_id)
         self._waiting.pop(job_id, None)
         self._refusals.pop(job_id, None)
+        self._faults.pop(job_id, None)
 
     # --- one job
 
@@ -278,7 +284,7 @@ class Dispatcher:
         except LinkLostError:
             log.info("remote_dispatch_interrupted", job_id=job_id, worker=link.name)
             if not link.connected:
-                return Place.FRONT  # the worker names the attempt when it is back, if it has it
+                return Place.OWN  # the worker names the attempt when it is back, if it has it
             await asyncio.sleep(self._backoff.failed())
             return Place.UNKNOWN
         return await self._ended(attempt, ending)
@@ -292,16 +298,17 @@ class Dispatcher:
         job = await self._journal.store.get_job(job_id)
         if job is None or job.state is not JobState.RUNNING:
             asked = await self._journal.store.last_dispatch(job_id)
-            link = self._link_at(asked.worker_url) if asked is not None and not asked.ending else None
+            pending = asked is not None and asked.state is AttemptState.ASKED
+            link = self._link_at(asked.worker_url) if asked is not None and pending else None
             if asked is not None and link is not None and link.connected:
                 return await self._settle(link, job_id, asked.number)
-            return Place.FRONT
+            return Place.OWN
         link = self._link_at(job.worker.url if job.worker else "")
         if link is not None:
             return await self._follow_job(job, link)
         mark, text = self._stores.clock.read(), "Its worker is gone; the job waits for another."
-        await self._journal.change_if_allowed(job_id, lambda current: current.requeue(text, mark))
-        return Place.FRONT
+        await self._journal.change_if_allowed(job_id, lambda current: current.requeue(text, mark), AttemptState.LOST)
+        return Place.OWN
 
     def _link_at(self, url: str) -> WorkerLink | None:
         return next((link for link in self._links if link.url == url), None)
@@ -317,22 +324,22 @@ class Dispatcher:
         self._waiting.pop(job.id, None)
         return attempt
 
-    async def _ended(self, attempt: Attempt, ending: Ending) -> Place | None:
+    async def _ended(self, attempt: Attempt, ending: AttemptState) -> Place | None:
         job_id = attempt.job.id
         self._refusals.pop(job_id, None)
-        await self._journal.store.end_attempt(job_id, attempt.number, ending.value, datetime.now(UTC))
-        if ending is Ending.ENDED:
+        await self._journal.store.end_attempt(job_id, attempt.number, ending, datetime.now(UTC))
+        if ending is AttemptState.ENDED:
             self._backoff.succeeded()
             return None
         await asyncio.sleep(
             self._backoff.failed()
         )  # a worker that gives back all that it gets is not asked at full speed
-        return Place.FRONT
+        return Place.BACK if ending is AttemptState.CRASHED else Place.OWN
 
     async def _refused(self, attempt: Attempt, refusal: ServiceError) -> Place | None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""
         job, link = attempt.job, attempt.link
-        await self._journal.store.end_attempt(job.id, attempt.number, "refused", datetime.now(UTC))
+        await self._journal.store.end_attempt(job.id, attempt.number, AttemptState.REFUSED, datetime.now(UTC))
         log.warning(
             link.event("dispatch_refused"),
             job_id=job.id,
@@ -343,8 +350,10 @@ class Dispatcher:
         if refusal.reason in OF_CAPACITY:
             link.hold()
             await asyncio.sleep(self._backoff.failed())
-            return Place.FRONT
-        if refusal.retryable:  # behind the others, which may fit where this one does not
+            return Place.OWN
+        if refusal.retryable or self._may_be_chance(
+            job.id, refusal
+        ):  # behind the others, which may fit where this one does not
             said = f"{link.subject} cannot take the job now: {refusal.message}"
             self._refusals[job.id] = JobError(refusal.reason.value, said)
             await asyncio.sleep(self._backoff.failed())
@@ -355,6 +364,11 @@ class Dispatcher:
         error = JobError(code.value, refusal.message)
         await self._journal.change_if_allowed(job.id, lambda current: current.fail(datetime.now(UTC), error))
         return None
+
+    def _may_be_chance(self, job_id: JobId, refusal: ServiceError) -> bool:
+        """A fault of the worker's program, or on the way to it, says nothing of the job unless it comes every time."""
+        self._faults[job_id] += refusal.reason is Reason.INTERNAL
+        return refusal.reason is Reason.INTERNAL and self._faults[job_id] < FAULTS_ALLOWED
 
     # --- attempts that workers hold and nobody here follows
 
@@ -439,6 +453,6 @@ def next_attempt(job: Job, asked: Dispatch | None, url: str) -> int:
     running anywhere else: at the same worker, or after a refusal."""
     if asked is None or asked.number <= job.attempt:
         return job.attempt + 1
-    if asked.ending == "refused" or asked.worker_url == url:
+    if asked.state is AttemptState.REFUSED or asked.worker_url == url:
         return asked.number
     return asked.number + 1

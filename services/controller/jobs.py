@@ -62,6 +62,32 @@ TRANSITIONS: dict[tuple[JobState, Verb], frozenset[JobState]] = {
 }
 
 
+class AttemptState(Enum):
+    """What is durably known of an attempt; the value is what stores keep."""
+
+    ASKED = "asked"  # a worker is being asked, or runs it
+    REFUSED = "refused"  # it never began: its number may be asked for again
+    ENDED = "ended"  # the job ended with it, or went on without it
+    LOST = "lost"  # the job waits for its next attempt
+    CRASHED = "crashed"  # so it does, but not for ever
+
+
+ATTEMPT_TRANSITIONS: dict[AttemptState | None, frozenset[AttemptState]] = {
+    None: frozenset({AttemptState.ASKED}),
+    AttemptState.ASKED: frozenset(AttemptState),
+    AttemptState.REFUSED: frozenset({AttemptState.ASKED}),
+    AttemptState.ENDED: frozenset(),
+    AttemptState.LOST: frozenset(),
+    AttemptState.CRASHED: frozenset(),
+}
+"""From None: an attempt of which nothing was written. What has ended stays as it is."""
+
+
+def states_before(state: AttemptState) -> frozenset[AttemptState]:
+    """Those that may become ``state``."""
+    return frozenset(known for known in AttemptState if state in ATTEMPT_TRANSITIONS[known])
+
+
 class TransitionError(Exception):
     """The job's state does not allow the verb; nothing was changed."""
 
@@ -237,7 +263,7 @@ class FinalSegment:
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """One durable step of a job: all of it or nothing."""
+    """One durable step of a job: all of it or nothing. ``attempt_ended``: what became of its attempt ``job.attempt``."""
 
     job: Job
     changes: tuple[Change, ...] = ()
@@ -246,6 +272,7 @@ class JobUpdate:
     plan: Plan | None = None
     turns: bytes | None = None
     forget_finished_work: bool = False
+    attempt_ended: AttemptState | None = None
 
     def then(self, later: JobUpdate) -> JobUpdate:
         """Both as one step; ``later`` was made from this one's job, and forgets nothing that this one adds."""
@@ -257,6 +284,7 @@ class JobUpdate:
             later.plan or self.plan,
             later.turns if later.turns is not None else self.turns,
             self.forget_finished_work or later.forget_finished_work,
+            later.attempt_ended or self.attempt_ended,
         )
 
 

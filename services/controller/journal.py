@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
-from services.controller.jobs import ExecutionMode, Job, JobId, JobUpdate, TransitionError, changed
+from services.controller.jobs import AttemptState, ExecutionMode, Job, JobId, JobUpdate, TransitionError, changed
 from services.controller.store.protocol import ConflictError, Store
 from services.controller.watchers import Watchers
 
@@ -35,23 +36,28 @@ class JobJournal:
             )
         return job
 
-    async def change(self, job_id: JobId, verb: Callable[[Job], Job]) -> Job | None:
+    async def change(
+        self, job_id: JobId, verb: Callable[[Job], Job], attempt_ended: AttemptState | None = None
+    ) -> Job | None:
         """Applies a verb to the job as it stands, again when somebody else was faster; None for no such job.
 
-        Raises TransitionError when the job's state does not allow it.
+        In the same step its attempt ends, where it does. Raises TransitionError when the job's state does not allow it.
         """
         while True:
             job = await self.store.get_job(job_id)
             if job is None:
                 return None
             try:
-                return await self.record(changed(verb(job), datetime.now(UTC)))
+                step = changed(verb(job), datetime.now(UTC))
+                return await self.record(replace(step, attempt_ended=attempt_ended))
             except ConflictError:
                 continue
 
-    async def change_if_allowed(self, job_id: JobId, verb: Callable[[Job], Job]) -> Job | None:
+    async def change_if_allowed(
+        self, job_id: JobId, verb: Callable[[Job], Job], attempt_ended: AttemptState | None = None
+    ) -> Job | None:
         """As `change`; None also when the job has gone on without us."""
         try:
-            return await self.change(job_id, verb)
+            return await self.change(job_id, verb, attempt_ended)
         except TransitionError:
             return None

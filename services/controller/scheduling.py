@@ -7,9 +7,8 @@ lines it can serve, so a job that nobody can serve now does not hold up the othe
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 from services.controller.jobs import ExecutionMode, Job, JobId
@@ -47,42 +46,51 @@ class Offer:
         )
 
 
-@dataclass(slots=True)
-class _Line:
-    waiting: deque[tuple[int, JobId]] = field(default_factory=deque)
-
-
 def demand_of(job: Job) -> Demand:
     return Demand(job.mode, job.options.model, job.options.diarization)
 
 
 class ReadyQueue:
-    """The jobs that wait, each once."""
+    """The jobs that wait, each once. A job keeps its place until it is forgotten: one that was taken and comes back
+    goes before all that arrived after it."""
 
     def __init__(self) -> None:
-        self._lines: dict[Demand, _Line] = {}
+        self._lines: dict[Demand, list[tuple[int, JobId]]] = {}
+        self._waiting: dict[JobId, int] = {}
         self._tickets: dict[JobId, int] = {}
         self._numbers = count()
-        self._front = count(-1, -1)
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._waiting)
 
     def __contains__(self, job_id: JobId) -> bool:
-        return job_id in self._tickets
+        return job_id in self._waiting
+
+    def arrive(self, job_id: JobId) -> None:
+        """Gives it a place, behind all that have one, without having it wait."""
+        if job_id not in self._tickets:
+            self._tickets[job_id] = next(self._numbers)
 
     def push(self, job_id: JobId, demand: Demand) -> None:
-        """To the end; a job that already waits stays where it is."""
-        if job_id not in self._tickets:
-            self._put(job_id, demand, next(self._numbers))
+        """Has it wait at its place; a job that already waits stays where it is."""
+        if job_id not in self._waiting:
+            self.arrive(job_id)
+            ticket = self._waiting[job_id] = self._tickets[job_id]
+            heapq.heappush(self._lines.setdefault(demand, []), (ticket, job_id))
 
-    def push_front(self, job_id: JobId, demand: Demand) -> None:
-        """Before all others: it had its turn already, and lost it through no fault of its own."""
-        if job_id not in self._tickets:
-            self._put(job_id, demand, next(self._front))
+    def push_back(self, job_id: JobId, demand: Demand) -> None:
+        """As one that arrives now: the others may fit where it did not."""
+        if job_id not in self._waiting:
+            self._tickets.pop(job_id, None)
+            self.push(job_id, demand)
 
     def discard(self, job_id: JobId) -> None:
-        """Its place in the line is passed over when its turn comes."""
+        """It no longer waits, and is passed over when its turn comes; its place remains."""
+        self._waiting.pop(job_id, None)
+
+    def forget(self, job_id: JobId) -> None:
+        """It will not come back."""
+        self.discard(job_id)
         self._tickets.pop(job_id, None)
 
     def take(self, offers: Iterable[Offer]) -> tuple[JobId, str] | None:
@@ -101,31 +109,23 @@ class ReadyQueue:
                 best = (ticket, demand, worker)
         if best is None:
             return None
-        _, job_id = self._lines[best[1]].waiting.popleft()
-        del self._tickets[job_id]
+        _, job_id = heapq.heappop(self._lines[best[1]])
+        del self._waiting[job_id]
         return job_id, best[2]
 
     def upcoming(self, offer: Offer) -> JobId | None:
         """The job that this worker would get first, if it had a credit; it stays in line."""
         heads = [
-            (ticket, self._lines[demand].waiting[0][1])
+            (ticket, self._lines[demand][0][1])
             for demand in list(self._lines)
             if offer.serves(demand) and (ticket := self._head(demand)) is not None
         ]
         return min(heads)[1] if heads else None
 
-    def _put(self, job_id: JobId, demand: Demand, ticket: int) -> None:
-        self._tickets[job_id] = ticket
-        line = self._lines.setdefault(demand, _Line()).waiting
-        if ticket < 0:
-            line.appendleft((ticket, job_id))
-        else:
-            line.append((ticket, job_id))
-
     def _head(self, demand: Demand) -> int | None:
-        line = self._lines[demand].waiting
-        while line and self._tickets.get(line[0][1]) != line[0][0]:
-            line.popleft()
+        line = self._lines[demand]
+        while line and self._waiting.get(line[0][1]) != line[0][0]:
+            heapq.heappop(line)
         if line:
             return line[0][0]
         del self._lines[demand]

@@ -6,7 +6,6 @@ The heartbeat is the only thing that tells whether a worker can be reached: ever
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ from bulkscribe.worker.v1 import worker_pb2, worker_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.contract.errors import ERRORS, Reason, ServiceError
-from services.contract.limits import HEARTBEATS_MISSED
+from services.contract.limits import HEARTBEATS_MISSED, VERSION
+from services.contract.versions import require_compatible
 from services.controller.jobs import ExecutionMode, JobError
 from services.controller.scheduling import Offer
 from services.runtime.backoff import Backoff
@@ -212,14 +212,17 @@ class WorkerLink:
             self._lose(ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, self._silent()))
         except grpc.aio.AioRpcError as error:
             self._lose(self._meaning(error))
+        except ServiceError as error:
+            self._lose(error)
         else:
             self._lose(ServiceError(Reason.REMOTE_WORKER_UNREACHABLE, f"{self.subject} ended its heartbeat."))
         return heard
 
     async def _heartbeats(self) -> AsyncIterator[worker_pb2.WatchResponse]:
-        request = worker_pb2.WatchRequest(controller_id="controller")
+        request = worker_pb2.WatchRequest(controller_id="controller", controller_version=VERSION)
         request.interval.FromMicroseconds(round(self._settings.interval_seconds * 1e6))
-        call = self.stub.Watch(request, metadata=self.metadata)
+        # Ready as soon as the channel is: its tries to connect and ours would wait for one another.
+        call = self.stub.Watch(request, metadata=self.metadata, wait_for_ready=True)
         responses = aiter(call)
         try:
             while True:
@@ -235,18 +238,21 @@ class WorkerLink:
             call.cancel()
 
     async def _measure_latency(self) -> None:
-        begun = time.monotonic()
+        now = asyncio.get_running_loop().time
+        begun = now()
         await self._health.Check(
             health_pb2.HealthCheckRequest(), timeout=self._settings.interval_seconds * HEARTBEATS_MISSED
         )
-        self._latency = time.monotonic() - begun
+        self._latency = now() - begun
 
     def _hear(self, response: worker_pb2.WatchResponse) -> None:
         self.last_seen_at = datetime.now(UTC)
         if response.WhichOneof("report") == "held":
             self._on_held(self, [(ref.job_id, ref.attempt) for ref in response.held.attempts])
             return
-        self._take(capacity_of(response.capacity))
+        capacity = capacity_of(response.capacity)
+        require_compatible("This controller", VERSION, self.subject, capacity.version)
+        self._take(capacity)
         if not self.connected:
             self.error = None
             self._connected.set()

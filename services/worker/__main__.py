@@ -23,12 +23,13 @@ from services.runtime.logs import configure_logs
 from services.runtime.server import Server, unix_address
 from services.runtime.settings import read_settings, settings_parser
 from services.worker.api import WorkerApi, registration
-from services.worker.attempts import Attempts
+from services.worker.attempts import Attempts, JournalFullError
 from services.worker.audio import AudioLimits, AudioStore
 from services.worker.capacity import Gpu, auto_slots
 from services.worker.engine.protocol import Engine, EngineSettings
 from services.worker.engine.supervisor import Supervisor
 from services.worker.http import http_app
+from services.worker.journal import SqliteJournal
 from services.worker.metrics import Metrics
 from services.worker.settings import WorkerSettings
 from services.worker.status import Offer, WorkerStatus
@@ -39,6 +40,8 @@ BUNDLED = Path(__file__).parents[2] / "models"
 
 ACKNOWLEDGE_SECONDS = 5.0
 """How long a draining worker waits for controllers to hear what it hands back."""
+
+STOPPING = "The worker is shutting down; the job goes on from what was finished."
 
 GRACE_SECONDS = 0.5
 """How long calls may go on after that; heartbeats never end by themselves."""
@@ -98,26 +101,45 @@ async def _serve(
         status = WorkerStatus(offer, slots, engine.state)
         metrics = Metrics(status)
         audio = AudioStore(folder / "audio", _audio_limits(settings), metrics)
-        async with root_tasks(stopping) as roots:
-            attempts = Attempts(engine, status, metrics, roots.spawn)
+        async with _journal(folder, settings) as journal, root_tasks(stopping) as roots:
+            attempts = Attempts(engine, status, metrics, journal, roots.spawn)
+            await attempts.restore()
             token = None if socket else settings.worker_token.get_secret_value()
             server = Server([registration(WorkerApi(status, attempts, audio, metrics))], token)
             serving = _on_socket(socket, server) if socket else _on_port(settings, tls, server, status, metrics, roots)
             async with serving as address, _running(engine):
                 roots.start("engine state", status.follow(engine))
+                roots.start("attempt journal", attempts.write())
                 roots.start("housekeeping", _housekeeping(attempts, audio))
                 if socket:
                     roots.start("standard input", _stop_with_parent(stopping))
                 log.info("worker_started", address=address, version=VERSION, slots=slots, model=settings.worker_model)
                 await stopping.wait()
-                await _drain(status, server, attempts)
+                await _drain(status, server, attempts, settings.worker_drain_seconds)
 
 
-async def _drain(status: WorkerStatus, server: Server, attempts: Attempts) -> None:
-    """Says so, hands back what runs, and ends; what was acknowledged in time is not heard of again."""
+@contextlib.asynccontextmanager
+async def _journal(folder: Path, settings: WorkerSettings) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal(folder / "attempts.db", settings.worker_journal_quota_mb * MEGABYTE)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def _drain(status: WorkerStatus, server: Server, attempts: Attempts, seconds: float) -> None:
+    """Says so, lets the windows finish that are being decoded, and hands the rest back. What nobody hears of in time
+    waits in the journal for the next start."""
     status.drain()
     await server.set_serving(False)
-    attempts.hand_back_all("The worker is shutting down.")
+    attempts.stop_all(STOPPING)
+    try:
+        async with asyncio.timeout(seconds):
+            await attempts.wait_stopped()
+    except TimeoutError:
+        log.warning("remote_windows_unfinished", seconds=seconds)
+    attempts.hand_back_all(STOPPING)
     try:
         async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
             await attempts.wait_acknowledged()
@@ -127,7 +149,10 @@ async def _drain(status: WorkerStatus, server: Server, attempts: Attempts) -> No
 
 async def _housekeeping(attempts: Attempts, audio: AudioStore) -> None:
     while True:
-        attempts.forget_old()
+        try:
+            await attempts.forget_old()
+        except JournalFullError as error:  # there is a next time
+            log.warning("remote_journal_full", error=str(error))
         await audio.sweep(attempts.recordings_in_use)
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 

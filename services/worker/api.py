@@ -10,14 +10,18 @@ import structlog
 from bulkscribe.worker.v1 import worker_pb2, worker_pb2_grpc
 
 from services.contract.errors import Reason, ServiceError
+from services.contract.limits import VERSION
+from services.contract.versions import require_compatible
 from services.runtime.interceptors import Context
 from services.runtime.listener import peer_name
 from services.runtime.server import Registration
 from services.worker import wire
-from services.worker.attempts import Attempt, Attempts
+from services.worker.attempt import Attempt, AttemptState
+from services.worker.attempts import Attempts
 from services.worker.audio import AudioStore
 from services.worker.metrics import Metrics
 from services.worker.status import WorkerStatus, wait_or_interval
+from services.worker.work import AttemptKey
 
 log = structlog.get_logger()
 
@@ -42,12 +46,16 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.WatchResponse]:
         interval = wire.seconds(request.interval) if request.HasField("interval") else WATCH_SECONDS
         watch = {"controller": request.controller_id, "peer": peer_name(context.peer())}
-        log.info("remote_watch_began", interval_seconds=interval, **watch)
+        log.info("remote_watch_began", interval_seconds=interval, version=request.controller_version, **watch)
+        require_compatible("The worker", VERSION, "The controller", request.controller_version)
         try:
             yield worker_pb2.WatchResponse(held=wire.held_message(self._attempts.held()))
+            left_alone = _LeftAlone(self._attempts, interval)
             while True:
                 seen = self._status.slots.revision
                 yield worker_pb2.WatchResponse(capacity=self._capacity())
+                if held := left_alone.look():
+                    yield worker_pb2.WatchResponse(held=wire.held_message(held))
                 if self._status.slots.revision == seen:
                     await wait_or_interval(self._status.changed, interval)
         finally:
@@ -72,7 +80,10 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
         return worker_pb2.PutAudioResponse(committed_bytes=held.size, complete=held.complete)
 
     async def Run(self, requests: AsyncIterator[worker_pb2.RunRequest], context: Context) -> None:
-        attempt, last_event = self._begin(await anext(requests, None))
+        first = await anext(requests, None)
+        attempt = self._begin(first)
+        await attempt.decided()
+        last_event = _last_event(first, attempt)
         stream = attempt.attach(last_event)
         attempt.log.info("remote_attempt_attached", last_event=last_event, peer=peer_name(context.peer()))
         talk = _Talk(self._attempts, attempt, stream, last_event)
@@ -86,19 +97,18 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
         finally:
             self._attempts.detach(attempt, stream)
 
-    def _begin(self, first: worker_pb2.RunRequest | None) -> tuple[Attempt, int]:
-        """The attempt that the first request dispatches or attaches to, and the last event its caller has."""
+    def _begin(self, first: worker_pb2.RunRequest | None) -> Attempt:
+        """The attempt that the first request dispatches or attaches to."""
         if first is not None and first.WhichOneof("command") == "attach":
             attempt = self._attempts.find(wire.attempt_key(first.attach.attempt))
-            if not first.attach.give_up:
-                return attempt, first.attach.last_event
-            self._attempts.cancel(attempt)
-            return attempt, attempt.acknowledged
+            if first.attach.give_up:
+                self._attempts.cancel(attempt)
+            return attempt
         if first is None or first.WhichOneof("command") != "dispatch":
             raise ServiceError(Reason.INVALID_REQUEST, "The first request of a run dispatches or attaches.")
         dispatch = first.dispatch
         try:
-            return self._dispatch(dispatch), dispatch.last_event
+            return self._dispatch(dispatch)
         except ServiceError as error:
             self._metrics.refused.labels(error.reason.value).inc()
             log.info(
@@ -122,12 +132,37 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
         path = self._audio.find(wire.recording(dispatch.audio))
         work = wire.work(dispatch, path)
         self._status.check(work.options)
-        attempt = self._attempts.accept(work)
-        attempt.log.info("remote_attempt_accepted", model=work.options.model, diarization=work.options.diarization)
-        return attempt
+        return self._attempts.accept(work)
 
     def _capacity(self) -> worker_pb2.Capacity:
         return wire.capacity_message(self._status, datetime.now(UTC))
+
+
+class _LeftAlone:
+    """Attempts that nobody listened to for a whole interval: their controller may not know that it has them, since its
+    dispatch was cut in the middle, or it was restarted meanwhile."""
+
+    def __init__(self, attempts: Attempts, interval: float) -> None:
+        self._attempts = attempts
+        self._interval = interval
+        self._known: list[AttemptKey] = attempts.unattended()
+        self._looked = asyncio.get_running_loop().time()
+
+    def look(self) -> list[AttemptKey]:
+        """None but once an interval."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked < self._interval:
+            return []
+        before, self._known, self._looked = self._known, self._attempts.unattended(), now
+        return [key for key in self._known if key in before]
+
+
+def _last_event(first: worker_pb2.RunRequest | None, attempt: Attempt) -> int:
+    """The last event that the caller has; whoever gives an attempt up goes on anywhere."""
+    assert first is not None
+    if first.WhichOneof("command") == "dispatch":
+        return first.dispatch.last_event
+    return attempt.acknowledged if first.attach.give_up else first.attach.last_event
 
 
 class _Talk:
@@ -168,10 +203,10 @@ class _Talk:
             self._sent = event.number
 
     def _over(self) -> bool:
-        if self._attempt.superseded:
+        if self._attempt.state is AttemptState.SUPERSEDED:
             raise ServiceError(Reason.ATTEMPT_STALE)
         if not self._attempt.owned_by(self._stream):
             raise ServiceError(Reason.STREAM_TAKEN_OVER)
         outcome = self._attempt.outcome
         told = outcome is not None and self._sent == outcome.number
-        return self._attempt.settled or (told and self._half_closed)
+        return self._attempt.state is AttemptState.SETTLED or (told and self._half_closed)

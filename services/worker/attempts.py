@@ -1,22 +1,23 @@
-"""The attempts that the worker holds: numbered events until they are acknowledged, the outcome for a day at most.
+"""The attempts that the worker holds, and their journal: what was accepted is not forgotten by a restart.
 
-Invariant: an attempt's events are numbered from 1 without gaps, nothing follows its outcome, and its run depends on
-no stream. A slot is taken from accepting to the end of the engine's run.
+Invariant: a slot is taken from accepting to the end of the engine's run; an attempt is accepted only once the journal
+holds it, and goes from the journal only once its outcome was acknowledged, or nobody came for it in a day.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from services.contract.errors import Reason, ServiceError
+from services.runtime.backoff import Backoff
 from services.runtime.bell import Bell
+from services.worker.attempt import OUTCOMES, Attempt, AttemptState, Event, HandedBack
 from services.worker.engine.protocol import Engine
 from services.worker.metrics import Metrics
 from services.worker.status import WorkerStatus
@@ -25,105 +26,58 @@ from services.worker.work import AttemptKey, Canceled, Completed, Failed, Report
 log = structlog.get_logger()
 
 KEPT_SECONDS = 24 * 3600.0
-"""How long an outcome that nobody acknowledges is kept, and how long an attempt's number is remembered."""
+"""How long an outcome that nobody acknowledges is kept, and how long an attempt's number is remembered: time in which
+the worker runs, so that a clock that is set does no harm."""
+
+RESTARTED = "The worker was restarted; the job goes on from what was finished."
 
 Spawn = Callable[[str, Coroutine[Any, Any, None]], object]
 
 
 @dataclass(frozen=True, slots=True)
-class HandedBack:
-    """The worker gives the attempt up unfinished; an outcome that no engine reports."""
+class KeptAttempt:
+    """An attempt as the journal has it. ``over``: its number alone is remembered. ``waited_seconds``: since its last
+    change, while a worker ran."""
 
-    message: str
+    key: AttemptKey
+    worker_job_id: str
+    acknowledged: int
+    events: tuple[Event, ...]
+    over: bool
+    waited_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """``number`` counts from 1 in its attempt."""
+class Entry:
+    """What is new of one attempt: further events, what was acknowledged, or that it is over and its events can go."""
 
-    number: int
-    occurred_at: datetime
-    report: Report | HandedBack
-
-
-OUTCOMES = (Completed, Failed, Canceled, HandedBack)
+    key: AttemptKey
+    events: tuple[Event, ...]
+    acknowledged: int
+    over: bool
 
 
-class Attempt:
-    """One attempt's events and who listens to them. ``changed`` rings at every event, acknowledgement and takeover."""
+class JournalFullError(Exception):
+    """The disk has no room; nothing was written."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.key = work.key
-        self.worker_job_id = f"wk_{uuid.uuid4().hex[:16]}"
-        self.changed = Bell()
-        self.log = log.bind(job_id=self.key.job_id, attempt=self.key.attempt, worker_job_id=self.worker_job_id)
-        self.acknowledged = 0
-        self.superseded = False
-        self.running = True
-        self.outcome: Event | None = None
-        self._events: list[Event] = []
-        self._stream = 0
-        self._attached = 0
 
-    @property
-    def last_event(self) -> int:
-        return self.acknowledged + len(self._events)
+class AttemptJournal(Protocol):
+    """Everything that it was given is durable when its call returns."""
 
-    @property
-    def settled(self) -> bool:
-        """Whether nobody needs anything of it any more."""
-        return self.outcome is not None and self.acknowledged == self.outcome.number
+    async def load(self) -> Sequence[KeptAttempt]:
+        """All of it, at the start."""
 
-    @property
-    def attached(self) -> bool:
-        return self._attached == self._stream != 0
+    async def accept(self, key: AttemptKey, worker_job_id: str) -> None:
+        """A new attempt. Raises ServiceError(STORAGE_FULL) where there is no room for what it may bring."""
 
-    def record(self, report: Report | HandedBack) -> None:
-        """Numbers what happened. After the outcome nothing happens: what the engine still says of it is left out."""
-        if self.outcome is not None:
-            return
-        event = Event(self.last_event + 1, datetime.now(UTC), report)
-        self._events.append(event)
-        if isinstance(report, OUTCOMES):
-            self.outcome = event
-        self.changed.ring()
+    async def write(self, entries: Sequence[Entry]) -> None:
+        """All or nothing. Raises JournalFullError."""
 
-    def event_after(self, number: int) -> Event | None:
-        index = number - self.acknowledged
-        return self._events[index] if index < len(self._events) else None
+    async def grow_older(self, seconds: float) -> None:
+        """Every attempt has waited for so much longer since it was last written. Raises JournalFullError."""
 
-    def acknowledge(self, through: int) -> None:
-        """Forgets events up to ``through``. Raises INVALID_REQUEST where that never happened."""
-        if through > self.last_event:
-            raise ServiceError(
-                Reason.INVALID_REQUEST, f"Event {through} of attempt {self.key} did not happen; {self.last_event} did."
-            )
-        if through > self.acknowledged:
-            del self._events[: through - self.acknowledged]
-            self.acknowledged = through
-            self.changed.ring()
-
-    def attach(self, last_event: int) -> int:
-        """A new stream takes over, after what is durable on its side; returns the stream's number."""
-        if last_event < self.acknowledged:
-            raise ServiceError(
-                Reason.ATTEMPT_UNKNOWN,
-                f"The worker no longer holds events {last_event + 1} to {self.acknowledged} of attempt {self.key}.",
-            )
-        self.acknowledge(last_event)
-        self._stream += 1
-        self._attached = self._stream
-        self.changed.ring()
-        return self._stream
-
-    def owned_by(self, stream: int) -> bool:
-        return stream == self._stream
-
-    def detach(self, stream: int) -> None:
-        if stream == self._attached:
-            self._attached = 0
-            self.changed.ring()
+    async def forget(self, keys: Sequence[AttemptKey]) -> None:
+        """These, and lower ones of their jobs. Raises JournalFullError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,26 +97,58 @@ class Attempts:
         engine: Engine,
         status: WorkerStatus,
         metrics: Metrics,
+        journal: AttemptJournal,
         spawn: Spawn,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._status = status
         self._metrics = metrics
+        self._journal = journal
         self._spawn = spawn
         self._clock = clock
         self._held: dict[AttemptKey, Attempt] = {}
         self._ended_at: dict[AttemptKey, float] = {}
         self._seen: dict[str, _Seen] = {}
         self._changed = Bell()
+        self._unwritten: dict[AttemptKey, Attempt] = {}
+        self._to_write = Bell()
+        self._writing = False
+        self._aged_at = clock()
+
+    async def restore(self) -> None:
+        """Takes over what the process before this one left. No engine runs it any more: what has no outcome is
+        handed back, so that it goes on from its last window."""
+        for kept in await self._journal.load():
+            at = self._clock() - kept.waited_seconds
+            seen = self._seen.get(kept.key.job_id)
+            if seen is None or seen.attempt < kept.key.attempt:
+                self._seen[kept.key.job_id] = _Seen(kept.key.attempt, True, at)
+            if not kept.over:
+                self._restore(kept, at)
+        if self._held:
+            log.info("remote_attempts_restored", held=[str(key) for key in self._held])
+
+    def _restore(self, kept: KeptAttempt, ended_at: float) -> None:
+        attempt = self._held[kept.key] = Attempt(kept.key, worker_job_id=kept.worker_job_id)
+        attempt.restore(kept.acknowledged, kept.events)
+        self._ended_at[kept.key] = ended_at
+        if attempt.outcome is None:
+            self._record(attempt, HandedBack(RESTARTED))
+
+    # --- what is held
 
     def held(self) -> list[AttemptKey]:
         """Attempts of which somebody still has to hear."""
-        return [key for key, attempt in self._held.items() if not attempt.settled and not attempt.superseded]
+        return [key for key, attempt in self._held.items() if not attempt.over]
+
+    def unattended(self) -> list[AttemptKey]:
+        """Those of them that nobody listens to."""
+        return [key for key in self.held() if not self._held[key].attached]
 
     def recordings_in_use(self) -> set[str]:
         """Names of the audio files that runs read."""
-        return {attempt.work.audio_path.name for attempt in self._held.values() if attempt.running}
+        return {attempt.audio_name for attempt in self._held.values() if attempt.running}
 
     def find(self, key: AttemptKey) -> Attempt:
         """Raises ATTEMPT_STALE, ATTEMPT_UNKNOWN."""
@@ -189,68 +175,85 @@ class Attempts:
                 self._supersede(attempt)
         return None
 
+    # --- an attempt's way
+
     def accept(self, work: Work) -> Attempt:
-        """Takes a slot and begins. Raises WORKER_DRAINING, WORKER_FULL."""
+        """Takes a slot and begins; `Attempt.decided` tells when it is durable. Raises WORKER_DRAINING, WORKER_FULL."""
         self._status.reserve()
-        attempt = self._held[work.key] = Attempt(work)
+        attempt = self._held[work.key] = Attempt(work.key, work.audio_path.name)
+        attempt.running = True
         self._seen[work.key.job_id] = _Seen(work.key.attempt, True, self._clock())
-        # Begun here, not in the task: a cancel that comes before the task's first step must find it.
-        self._spawn(f"attempt {work.key}", self._carry_out(attempt, self._engine.run(work)))
+        self._spawn(f"attempt {work.key}", self._carry_out(attempt, work))
         return attempt
 
     def acknowledge(self, attempt: Attempt, through: int) -> None:
         attempt.acknowledge(through)
+        self._must_write(attempt)
         self._forget_if_over(attempt)
 
     def cancel(self, attempt: Attempt) -> None:
         """The engine decides what comes of it; nothing to do where the outcome is known."""
         if attempt.outcome is None:
             attempt.log.info("remote_attempt_cancel_requested")
-            self._engine.cancel(attempt.key)
+            self._stop(attempt)
 
     def detach(self, attempt: Attempt, stream: int) -> None:
         attempt.detach(stream)
         self._changed.ring()
 
-    def hand_back_all(self, message: str) -> None:
-        """Gives up what runs; who listens is told."""
-        for attempt in list(self._held.values()):
-            if attempt.outcome is None:
-                self._engine.cancel(attempt.key)
-                self._record(attempt, HandedBack(message))
-
-    async def wait_acknowledged(self) -> None:
-        """Until every outcome that somebody listens to is acknowledged."""
-        while any(attempt.attached and not attempt.settled for attempt in self._held.values()):
-            await self._changed.wait()
-
-    def forget_old(self) -> None:
-        """Outcomes that nobody came for in a day, and numbers of jobs that were not heard of for as long."""
-        limit = self._clock() - KEPT_SECONDS
-        for key, ended_at in list(self._ended_at.items()):
-            if ended_at < limit:
-                self._held[key].log.warning("remote_attempt_outcome_dropped", kept_seconds=KEPT_SECONDS)
-                self._forget(key)
-        jobs = {key.job_id for key in self._held}
-        self._seen = {job: seen for job, seen in self._seen.items() if seen.at >= limit or job in jobs}
-
-    async def _carry_out(self, attempt: Attempt, reports: AsyncIterator[Report]) -> None:
+    async def _carry_out(self, attempt: Attempt, work: Work) -> None:
         try:
-            async for report in reports:
-                self._record(attempt, report)
-        except Exception:  # the engine's boundary: its fault costs this attempt, not the worker
-            attempt.log.exception("remote_attempt_broken")
+            if await self._make_durable(attempt):
+                options = work.options
+                attempt.log.info("remote_attempt_accepted", model=options.model, diarization=options.diarization)
+                await self._run(attempt, work)
         finally:
             attempt.running = False
             self._status.release()
-        self._record(attempt, Failed(Reason.ENGINE_FAILED.value, "The engine ended without an outcome."))
+        if attempt.state is AttemptState.RUNNING:
+            self._record(attempt, Failed(Reason.ENGINE_FAILED.value, "The engine ended without an outcome."))
         self._ended_at[attempt.key] = self._clock()
         self._forget_if_over(attempt)
 
-    def _record(self, attempt: Attempt, report: Report | HandedBack) -> None:
-        if attempt.outcome is not None:
+    async def _make_durable(self, attempt: Attempt) -> bool:
+        """Whether it is accepted."""
+        try:
+            await self._journal.accept(attempt.key, attempt.worker_job_id)
+        except ServiceError as refusal:
+            attempt.refusal = refusal
+        if attempt.state is AttemptState.SUPERSEDED:
+            self._must_write(attempt)
+            return False
+        if attempt.refusal is not None:
+            self._seen[attempt.key.job_id] = _Seen(attempt.key.attempt, False, self._clock())
+            attempt.move(AttemptState.REFUSED)
+            return False
+        attempt.move(AttemptState.RUNNING)
+        return True
+
+    async def _run(self, attempt: Attempt, work: Work) -> None:
+        if attempt.stop_asked:  # before there was anything to stop
+            self._record(attempt, self._stopped(attempt))
             return
-        attempt.record(report)
+        try:
+            async for report in self._engine.run(work):
+                self._record(attempt, self._stopped(attempt) if isinstance(report, Canceled) else report)
+        except Exception:  # the engine's boundary: its fault costs this attempt, not the worker
+            attempt.log.exception("remote_attempt_broken")
+
+    def _stop(self, attempt: Attempt) -> None:
+        attempt.stop_asked = True
+        if attempt.running:
+            self._engine.cancel(attempt.key)
+
+    @staticmethod
+    def _stopped(attempt: Attempt) -> Canceled | HandedBack:
+        return HandedBack(attempt.giving_back) if attempt.giving_back else Canceled()
+
+    def _record(self, attempt: Attempt, report: Report | HandedBack) -> None:
+        if not attempt.record(report):
+            return
+        self._must_write(attempt)
         self._metrics.events.inc()
         if isinstance(report, OUTCOMES):
             self._count_outcome(attempt, report)
@@ -265,6 +268,87 @@ class Attempts:
         details = {"reason": outcome.reason, "error": outcome.message} if isinstance(outcome, Failed) else {}
         attempt.log.info("remote_attempt_ended", outcome=name, events=attempt.last_event, **details)
 
+    # --- the journal
+
+    async def write(self) -> None:
+        """Brings what happens to the journal, for ever: all that is new in one step. What finds no room waits; it is
+        in memory meanwhile, and nobody is told of it."""
+        backoff = Backoff(0.25, 5.0)
+        while True:
+            while not self._unwritten:
+                await self._to_write.wait()
+            attempts, self._unwritten = list(self._unwritten.values()), {}
+            try:
+                await self._write(attempts)
+            except JournalFullError as error:
+                self._unwritten = {attempt.key: attempt for attempt in attempts} | self._unwritten
+                log.warning("remote_journal_full", attempts=len(attempts), error=str(error))
+                await asyncio.sleep(backoff.failed())
+            else:
+                backoff.succeeded()
+
+    async def _write(self, attempts: Sequence[Attempt]) -> None:
+        entries = [Entry(a.key, a.unwritten(), a.acknowledged, a.over) for a in attempts]
+        self._writing = True
+        try:
+            await self._journal.write(entries)
+        finally:
+            self._writing = False
+        for attempt, entry in zip(attempts, entries, strict=True):
+            attempt.written(entry.events[-1].number if entry.events else 0)
+        self._changed.ring()
+
+    def _must_write(self, attempt: Attempt) -> None:
+        self._unwritten[attempt.key] = attempt
+        self._to_write.ring()
+
+    # --- ends
+
+    def stop_all(self, message: str) -> None:
+        """Has what runs stop after the windows that are being decoded, and hands it back."""
+        for attempt in self._held.values():
+            if attempt.running and attempt.outcome is None:
+                attempt.giving_back = attempt.giving_back or message
+                self._stop(attempt)
+
+    def hand_back_all(self, message: str) -> None:
+        """Gives up at once what still runs."""
+        self.stop_all(message)
+        for attempt in self._held.values():
+            self._record(attempt, HandedBack(message))
+
+    async def wait_stopped(self) -> None:
+        """Until nothing runs."""
+        while any(attempt.running for attempt in self._held.values()):
+            await self._changed.wait()
+
+    async def wait_acknowledged(self) -> None:
+        """Until all is written, and every outcome that somebody listens to is acknowledged."""
+        while (
+            self._unwritten
+            or self._writing
+            or any(attempt.attached and not attempt.over for attempt in self._held.values())
+        ):
+            await self._changed.wait()
+
+    async def forget_old(self) -> None:
+        """Outcomes that nobody came for in a day, and numbers of jobs that were not heard of for as long.
+
+        Raises JournalFullError; the next call makes up for it.
+        """
+        now = self._clock()
+        await self._journal.grow_older(now - self._aged_at)
+        self._aged_at = now
+        limit = now - KEPT_SECONDS
+        old = [key for key, ended_at in self._ended_at.items() if ended_at < limit]
+        for key in old:
+            self._held[key].log.warning("remote_attempt_outcome_dropped", kept_seconds=KEPT_SECONDS)
+            self._forget(key)
+        jobs = {key.job_id for key in self._held}
+        gone = {job: seen for job, seen in self._seen.items() if seen.at < limit and job not in jobs}
+        self._seen = {job: seen for job, seen in self._seen.items() if job not in gone}
+        await self._journal.forget([*old, *(AttemptKey(job, seen.attempt) for job, seen in gone.items())])
+
     def _check_newest(self, key: AttemptKey) -> None:
         seen = self._seen.get(key.job_id)
         if seen is not None and key.attempt < seen.attempt:
@@ -274,14 +358,15 @@ class Attempts:
 
     def _supersede(self, attempt: Attempt) -> None:
         attempt.log.info("remote_attempt_superseded")
-        attempt.superseded = True
-        self.cancel(attempt)
-        attempt.changed.ring()
+        if not attempt.over:
+            attempt.move(AttemptState.SUPERSEDED)
+        self._must_write(attempt)
+        self._stop(attempt)
         self._forget_if_over(attempt)
 
     def _forget_if_over(self, attempt: Attempt) -> None:
         self._changed.ring()
-        if not attempt.running and (attempt.settled or attempt.superseded):
+        if not attempt.running and attempt.over:
             self._forget(attempt.key)
 
     def _forget(self, key: AttemptKey) -> None:

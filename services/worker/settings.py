@@ -106,6 +106,16 @@ class WorkerSettings(ProcessSettings):
     worker_audio_max_age_hours: float = Field(
         default=24, gt=0, description="Hours that an unused recording is kept, so that a new attempt need not upload."
     )
+    worker_journal_quota_mb: int = Field(
+        default=1000,
+        ge=1,
+        description="MB of results that wait for their controllers, 24 hours at most; when they fill it, no new job is taken.",
+    )
+    worker_drain_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="Seconds that the windows being decoded may take to finish after SIGTERM; a second signal is quick.",
+    )
     worker_ping_public: bool = Field(default=False, description="Whether /v1/ping answers without the token.")
     log_dir: Path = Field(default=Path("logs"), description="Folder of app.log.")
 

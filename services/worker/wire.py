@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bulkscribe.worker.v1 import worker_pb2
@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.contract.limits import VERSION
-from services.worker.attempts import Event, HandedBack
+from services.worker.attempt import Event, HandedBack
 from services.worker.audio import Recording
 from services.worker.status import WorkerStatus
 from services.worker.work import (
@@ -183,6 +183,17 @@ def event_message(event: Event) -> worker_pb2.Event:
         case outcome:
             message.outcome.CopyFrom(outcome_message(outcome))
     return message
+
+
+def event_bytes(event: Event) -> bytes:
+    """As the journal keeps it."""
+    return event_message(event).SerializeToString()
+
+
+def event_of(content: bytes) -> Event:
+    """What `event_bytes` made."""
+    message = worker_pb2.Event.FromString(content)
+    return Event(message.number, message.occurred_at.ToDatetime(UTC), report(message))
 
 
 def outcome_message(outcome: Completed | Failed | Canceled | HandedBack) -> worker_pb2.Outcome:

@@ -12,6 +12,7 @@ from bulkscribe.worker.v1 import worker_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
 from services.contract.errors import Reason, ServiceError
+from services.contract.limits import VERSION
 from services.runtime.server import Server
 
 Key = tuple[str, int]
@@ -94,6 +95,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.server: Server | None = None
         self.port = 0
         self.instance = "one"
+        self.version = VERSION
 
     # --- life
 
@@ -150,7 +152,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             total=self.slots,
             free=self.slots - self.active,
             instance_id=self.instance,
-            version="0.1.0",
+            version=self.version,
             device=pb.Device(kind="cuda", name="Fake GPU"),
             models=[pb.Model(name=name, state=pb.MODEL_STATE_LOADED, languages=["en"]) for name in self.models],
             default_model=self.models[0],

@@ -13,6 +13,7 @@ from bulkscribe.jobs.v1 import jobs_pb2
 from bulkscribe.worker.v1 import worker_pb2 as pb
 
 from services.contract.errors import Reason, ServiceError
+from services.contract.limits import VERSION
 from services.controller.jobs import Job, JobState, JobUpdate, Owner
 from services.controller.prober import AudioProber
 from services.controller.recordings import Recordings
@@ -28,6 +29,12 @@ async def refusal(call: object) -> ServiceError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call  # type: ignore[misc]
     return service_error(caught.value, Reason.INTERNAL)
+
+
+async def eventually_disconnected(client: Client) -> None:
+    async with asyncio.timeout(10):
+        while any(worker.connected for worker in (await client.runtime()).workers):  # noqa: ASYNC110 - as a client sees it
+            await asyncio.sleep(0.01)
 
 
 async def test_a_job_runs_to_its_transcript(client: Client, worker: FakeWorker) -> None:
@@ -260,6 +267,47 @@ async def test_a_cut_upload_to_the_worker_goes_on_where_it_was_cut(client: Clien
     job_id = (await client.create(await client.upload(content)))[0].job_id
     await client.wait(job_id, "complete")
     assert [bytes(held) for held in worker.audio.values()] == [content]
+
+
+async def test_a_fault_of_the_worker_ends_a_job_only_when_it_comes_every_time(
+    client: Client, worker: FakeWorker
+) -> None:
+    faults = {"once": 1, "always": 1000}
+    sorts: dict[str, str] = {}
+
+    def refuse(dispatch: pb.Dispatch) -> ServiceError | None:
+        sort = sorts.setdefault(dispatch.attempt.job_id, "once" if not sorts else "always")
+        faults[sort] -= 1
+        return ServiceError(Reason.INTERNAL) if faults[sort] >= 0 else None
+
+    worker.refuse = refuse
+    once, always = [await client.submit() for _ in range(2)]
+    await client.wait(once, "complete")
+    ended = await client.wait(always, "failed")
+    assert ended.last_error_code == "REMOTE_DISPATCH_FAILED"
+    assert 1000 - faults["always"] == 3
+
+
+@pytest.mark.parametrize(("version", "works"), [("", True), ("0.0.1", True), ("0.99.7", True), ("9.0.0", False)])
+async def test_a_worker_of_another_minor_version_works_and_of_another_major_one_is_not_asked(
+    client: Client, worker: FakeWorker, version: str, works: bool
+) -> None:
+    worker.version = version
+    worker.changed()
+    worker.plan = lambda dispatch: [pb.Event(), *whole_run()]  # the first is of a kind that is not known here
+    if not works:
+        await eventually_disconnected(client)
+    job_id = await client.submit()
+    if works:
+        await client.wait(job_id, "complete")
+        return
+    waiting = await client.wait(job_id, "queued_remote", lambda job: job.last_error_code == "VERSION_INCOMPATIBLE")
+    assert "9.0.0" in waiting.last_error_message
+    assert VERSION in waiting.last_error_message
+    assert worker.dispatched == []
+    worker.version = VERSION
+    worker.changed()
+    await client.wait(job_id, "complete")
 
 
 async def test_the_same_request_returns_the_same_jobs(client: Client, worker: FakeWorker) -> None:

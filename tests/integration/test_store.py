@@ -22,6 +22,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.controller.jobs import (
+    ATTEMPT_TRANSITIONS,
+    AttemptState,
     Change,
     ExecutionMode,
     FinalSegment,
@@ -529,14 +531,45 @@ async def test_who_was_asked_to_run_which_attempt(store: SqlStore) -> None:
     (job,) = await create(store, "j1")
     assert await store.last_dispatch(job.id) is None
     await store.note_dispatch(job, 1, WorkerRef("http://a"), NOW)
-    assert await store.last_dispatch(job.id) == Dispatch(1, "http://a", "")
-    await store.end_attempt(job.id, 1, "refused", LATER)
-    assert await store.last_dispatch(job.id) == Dispatch(1, "http://a", "refused")
+    assert await store.last_dispatch(job.id) == Dispatch(1, "http://a", AttemptState.ASKED)
+    await store.end_attempt(job.id, 1, AttemptState.REFUSED, LATER)
+    assert await store.last_dispatch(job.id) == Dispatch(1, "http://a", AttemptState.REFUSED)
     await store.note_dispatch(job, 1, WorkerRef("http://b"), LATER)
-    assert await store.last_dispatch(job.id) == Dispatch(1, "http://b", "")
+    assert await store.last_dispatch(job.id) == Dispatch(1, "http://b", AttemptState.ASKED)
     await store.note_dispatch(job, 2, WorkerRef("http://c"), LATER)
-    await store.end_attempt(job.id, 1, "lost", LATER)
-    assert await store.last_dispatch(job.id) == Dispatch(2, "http://c", "")
+    await store.end_attempt(job.id, 1, AttemptState.LOST, LATER)
+    assert await store.last_dispatch(job.id) == Dispatch(2, "http://c", AttemptState.ASKED)
+
+
+@pytest.mark.parametrize("to", AttemptState)
+@pytest.mark.parametrize("start", AttemptState)
+async def test_attempts_move_in_the_store_as_the_table_says(
+    store: SqlStore, start: AttemptState, to: AttemptState
+) -> None:
+    job = await running(store)
+    await store.note_dispatch(job, job.attempt, WORKER, NOW)
+    await store.end_attempt(job.id, job.attempt, start, NOW)
+    allowed = to in ATTEMPT_TRANSITIONS[start]
+    if to is AttemptState.ASKED and not allowed:
+        with pytest.raises(ConflictError):
+            await store.note_dispatch(job, job.attempt, WORKER, LATER)
+    elif to is AttemptState.ASKED:
+        await store.note_dispatch(job, job.attempt, WORKER, LATER)
+    else:
+        await store.end_attempt(job.id, job.attempt, to, LATER)
+    assert await store.last_dispatch(job.id) == Dispatch(job.attempt, WORKER.url, to if allowed else start)
+
+
+async def test_a_job_and_its_attempt_end_in_one_step(store: SqlStore) -> None:
+    job = await running(store)
+    await store.note_dispatch(job, job.attempt, WORKER, NOW)
+    waiting = replace(changed(job.requeue("lost", 0.0), LATER), attempt_ended=AttemptState.CRASHED)
+    await store.save(waiting)
+    assert await store.last_dispatch(job.id) == Dispatch(job.attempt, WORKER.url, AttemptState.CRASHED)
+    assert await store.crashes(job.id) == 1
+    with pytest.raises(ConflictError):
+        await store.save(replace(waiting, attempt_ended=AttemptState.ENDED))
+    assert await store.crashes(job.id) == 1
 
 
 async def test_a_deleted_job_leaves_no_row_and_takes_no_others(store: SqlStore, path: Path) -> None:
@@ -745,7 +778,7 @@ ASKED: dict[str, Ask] = {
     "finished work": lambda store: store.finished_work(JobId("j1")),
     "last dispatch": lambda store: store.last_dispatch(JobId("j1")),
     "save": lambda store: store.save(with_segments(new_job("j1"), 0, said("a"))),
-    "end an attempt": lambda store: store.end_attempt(JobId("j1"), 1, "lost", NOW),
+    "end an attempt": lambda store: store.end_attempt(JobId("j1"), 1, AttemptState.LOST, NOW),
     "delete a job": lambda store: store.delete_job(JobId("j1")),
     "delete an upload": lambda store: store.delete_upload(UploadId("u1")),
     "blob in use": lambda store: store.blob_in_use("ab" * 32),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 from bulkscribe.worker.v1 import worker_pb2 as pb
 
 from services.contract.errors import Reason
+from services.contract.limits import VERSION
 from services.worker import wire
 from services.worker.work import AttemptKey, Failed, FinishedWork, SpeakerTurn
 from tests.fakes.engine import STATE, FakeEngine, plan, whole_run
@@ -266,8 +268,86 @@ async def test_events_that_were_acknowledged_are_gone(rig: Rig) -> None:
         assert await run.refusal() is Reason.ATTEMPT_UNKNOWN
 
 
-async def test_draining_hands_back_what_runs_and_takes_nothing_new(tmp_path: Path) -> None:
+async def test_draining_lets_the_window_finish_that_is_being_decoded(rig: Rig) -> None:
+    await rig.put()
+    rig.engine.hold("job")
+    async with rig.run(dispatch("job")) as run:
+        await run.accepted()
+        rig.engine.obedient = False
+        rig.stopping.set()
+        while not (await rig.capacity()).draining:
+            pass
+        rig.engine.let("job", 4)
+        await run.until("window_finished")
+        rig.engine.obedient = True
+        rig.engine.let("job", 0)
+        outcome = await run.until("outcome")
+        assert [wire.report(event) for event in run.events[:4]] == whole_run()[:4]
+        assert outcome.outcome.WhichOneof("result") == "handed_back"
+        await run.say(acknowledge(outcome.number))
+        await run.ended()
+
+
+async def test_what_nobody_fetched_waits_for_the_next_start(tmp_path: Path) -> None:
     async with running_worker(tmp_path) as rig:
+        await rig.put()
+        async with rig.run(dispatch("done")) as run:
+            await run.until_accepted_and("outcome")
+            await run.say(acknowledge(2))
+        rig.engine.hold("cut")
+        async with rig.run(dispatch("cut")) as run:
+            await run.accepted()
+            rig.engine.let("cut", 2)
+            await run.event()
+    async with running_worker(tmp_path) as rig:
+        assert sorted(await rig.held()) == [("cut", 1), ("done", 1)]
+        assert (await rig.capacity()).free == 1
+        async with rig.run(attach("done", last_event=2)) as run:
+            await run.until_accepted_and("outcome")
+            assert [event.number for event in run.events] == list(range(3, len(whole_run()) + 1))
+            await run.say(acknowledge(run.events[-1].number))
+            await run.ended()
+        async with rig.run(attach("cut", last_event=1)) as run:
+            outcome = await run.until_accepted_and("outcome")
+            assert outcome.outcome.WhichOneof("result") == "handed_back"
+        assert rig.engine.works == []
+
+
+async def test_the_heartbeat_names_again_what_nobody_listens_to(rig: Rig) -> None:
+    await rig.put()
+    rig.engine.hold("job")
+    rig.engine.hold("followed")
+    watch = rig.watch(interval=0.1)
+    assert list((await watch.read()).held.attempts) == []
+    async with rig.run(dispatch("job")) as run:
+        await run.accepted()
+        for _ in range(5):
+            assert (await watch.read()).WhichOneof("report") == "capacity", "somebody listens"
+    while (answer := await watch.read()).WhichOneof("report") == "capacity":
+        pass
+    assert [(held.job_id, held.attempt) for held in answer.held.attempts] == [("job", 1)]
+    watch.cancel()
+
+
+@pytest.mark.parametrize(("version", "works"), [("", True), ("0.0.9", True), ("0.99.0", True), ("1.0.0", False)])
+async def test_a_controller_of_another_major_version_is_refused_and_told_both(
+    rig: Rig, version: str, works: bool
+) -> None:
+    request = pb.WatchRequest(interval=wire.duration(0.5), controller_version=version)
+    watch = rig.stub.Watch(request, metadata=rig.metadata)
+    if works:
+        assert (await watch.read()).WhichOneof("report") == "held"
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await watch.read()
+        assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert version in (refusal.value.details() or "")
+        assert VERSION in (refusal.value.details() or "")
+    watch.cancel()
+
+
+async def test_draining_hands_back_what_does_not_finish_in_time_and_takes_nothing_new(tmp_path: Path) -> None:
+    async with running_worker(tmp_path, worker_drain_seconds=1) as rig:
         await rig.put()
         rig.engine.obedient = False
         rig.engine.hold("job")
@@ -276,10 +356,12 @@ async def test_draining_hands_back_what_runs_and_takes_nothing_new(tmp_path: Pat
         async with rig.run(dispatch("job")) as run:
             await run.accepted()
             rig.stopping.set()
-            outcome = await run.until("outcome")
-            assert outcome.outcome.WhichOneof("result") == "handed_back"
+            while not (await rig.capacity()).draining:
+                pass
             async with rig.run(dispatch("late")) as late:
                 assert await late.refusal() is Reason.WORKER_DRAINING
+            outcome = await run.until("outcome")
+            assert outcome.outcome.WhichOneof("result") == "handed_back"
             while not (capacity := (await watch.read()).capacity).draining:
                 pass
             assert capacity.free == 0

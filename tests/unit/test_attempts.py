@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from services.contract.errors import Reason, ServiceError
-from services.worker.attempts import KEPT_SECONDS, Attempt, Attempts, HandedBack
+from services.worker.attempt import OVER, TRANSITIONS, Attempt, AttemptState, HandedBack
+from services.worker.attempts import KEPT_SECONDS, RESTARTED, Attempts
 from services.worker.metrics import Metrics
 from services.worker.status import Offer, WorkerStatus
-from services.worker.work import AttemptKey, Canceled, Completed, Failed, Options, Progress, Work
+from services.worker.work import AttemptKey, Canceled, Completed, Failed, Options, Progress, Report, Work
 from tests.fakes.engine import STATE, FakeEngine, whole_run
+from tests.fakes.journal import MemoryJournal
 from tests.worker import eventually
 
 
@@ -29,26 +31,66 @@ class Book:
     engine: FakeEngine
     status: WorkerStatus
     metrics: Metrics
+    journal: MemoryJournal
     tasks: list[asyncio.Task[None]]
     now: float = 0.0
 
     async def finish(self) -> None:
-        """Until all runs ended."""
+        """Until all runs ended and all is written."""
         await asyncio.wait_for(asyncio.gather(*self.tasks), 10)
+        await eventually(lambda: all(not attempt.unwritten() for attempt in self.attempts._held.values()))
 
 
 @asynccontextmanager
-async def book(slots: int = 1) -> AsyncIterator[Book]:
+async def book(slots: int = 1, journal: MemoryJournal | None = None) -> AsyncIterator[Book]:
     engine, status = FakeEngine(), WorkerStatus(Offer("demo", 1), slots, STATE)
-    metrics = Metrics(status)
+    metrics, journal = Metrics(status), journal or MemoryJournal()
     async with asyncio.TaskGroup() as group:
         tasks: list[asyncio.Task[None]] = []
-        made = Book(None, engine, status, metrics, tasks)  # type: ignore[arg-type]
+        made = Book(None, engine, status, metrics, journal, tasks)  # type: ignore[arg-type]
         spawn = lambda name, run: tasks.append(group.create_task(run, name=name))  # noqa: E731
-        made.attempts = Attempts(engine, status, metrics, spawn, lambda: made.now)
+        made.attempts = Attempts(engine, status, metrics, journal, spawn, lambda: made.now)
+        await made.attempts.restore()
+        writing = group.create_task(made.attempts.write())
         yield made
-        for task in tasks:
+        for task in [*tasks, writing]:
             task.cancel()
+
+
+def running() -> Attempt:
+    """One that the journal holds, with what it says written at once."""
+    attempt = Attempt(AttemptKey("job", 1))
+    attempt.move(AttemptState.RUNNING)
+    return attempt
+
+
+def record(attempt: Attempt, *reports: Report) -> None:
+    for report in reports:
+        attempt.record(report)
+    attempt.written(attempt.last_event)
+
+
+@pytest.mark.parametrize("to", AttemptState)
+@pytest.mark.parametrize("start", AttemptState)
+def test_attempts_move_as_the_table_says_and_in_no_other_way(start: AttemptState, to: AttemptState) -> None:
+    attempt = Attempt(AttemptKey("job", 1))
+    attempt.state = start
+    allowed = {
+        AttemptState.ACCEPTING: {AttemptState.REFUSED, AttemptState.RUNNING, AttemptState.SUPERSEDED},
+        AttemptState.RUNNING: {AttemptState.ENDED, AttemptState.SUPERSEDED},
+        AttemptState.ENDED: {AttemptState.SETTLED, AttemptState.SUPERSEDED},
+    }
+    if to in allowed.get(start, set()):
+        attempt.move(to)
+        assert attempt.state is to
+    else:
+        with pytest.raises(ValueError, match=f"cannot become {to.value}"):
+            attempt.move(to)
+        assert attempt.state is start
+
+
+def test_what_is_over_goes_nowhere() -> None:
+    assert {state for state, further in TRANSITIONS.items() if not further} == OVER
 
 
 def refused(call: Callable[[], object]) -> Reason:
@@ -58,9 +100,8 @@ def refused(call: Callable[[], object]) -> Reason:
 
 
 def test_events_are_numbered_and_kept_until_acknowledged() -> None:
-    attempt = Attempt(work())
-    for percent in (1.0, 2.0, 3.0):
-        attempt.record(Progress(percent))
+    attempt = running()
+    record(attempt, Progress(1.0), Progress(2.0), Progress(3.0))
     attempt.acknowledge(2)
     attempt.acknowledge(1)
     assert attempt.acknowledged == 2
@@ -72,20 +113,18 @@ def test_events_are_numbered_and_kept_until_acknowledged() -> None:
 
 
 def test_nothing_follows_the_outcome_and_the_first_outcome_counts() -> None:
-    attempt = Attempt(work())
-    attempt.record(Completed(1.0, 1.0))
-    attempt.record(Canceled())
-    attempt.record(Progress(100.0))
+    attempt = running()
+    record(attempt, Completed(1.0, 1.0), Canceled(), Progress(100.0))
     assert attempt.last_event == 1
     assert attempt.outcome is not None
     assert attempt.outcome.report == Completed(1.0, 1.0)
-    assert not attempt.settled
+    assert attempt.state is AttemptState.ENDED
     attempt.acknowledge(1)
-    assert attempt.settled
+    assert attempt.state is AttemptState.SETTLED
 
 
 def test_a_newer_stream_owns_the_attempt_and_an_older_one_cannot_take_it_back() -> None:
-    attempt = Attempt(work())
+    attempt = running()
     old = attempt.attach(0)
     new = attempt.attach(0)
     assert (attempt.owned_by(old), attempt.owned_by(new)) == (False, True)
@@ -95,11 +134,21 @@ def test_a_newer_stream_owns_the_attempt_and_an_older_one_cannot_take_it_back() 
     assert not attempt.attached
 
 
-def test_attaching_acknowledges_what_is_durable_and_cannot_go_back() -> None:
-    attempt = Attempt(work())
+def test_nobody_is_told_what_the_journal_does_not_hold() -> None:
+    attempt = running()
     attempt.record(Progress(1.0))
-    attempt.record(Progress(2.0))
-    assert refused(lambda: attempt.attach(3)) is Reason.INVALID_REQUEST
+    assert attempt.event_after(0) is None
+    assert refused(lambda: attempt.acknowledge(1)) is Reason.INVALID_REQUEST
+    assert [event.number for event in attempt.unwritten()] == [1]
+    attempt.written(1)
+    assert attempt.event_after(0) is not None
+    assert attempt.unwritten() == ()
+
+
+def test_attaching_acknowledges_what_is_durable_and_cannot_go_back() -> None:
+    attempt = running()
+    record(attempt, Progress(1.0), Progress(2.0))
+    assert refused(lambda: attempt.attach(3)) is Reason.ATTEMPT_UNKNOWN
     attempt.attach(2)
     assert attempt.acknowledged == 2
     assert refused(lambda: attempt.attach(1)) is Reason.ATTEMPT_UNKNOWN
@@ -125,10 +174,10 @@ async def test_an_outcome_that_nobody_comes_for_is_forgotten_after_a_day() -> No
         attempt = b.attempts.accept(work())
         await b.finish()
         b.now = KEPT_SECONDS - 1
-        b.attempts.forget_old()
+        await b.attempts.forget_old()
         assert b.attempts.held() == [attempt.key]
         b.now = KEPT_SECONDS + 1
-        b.attempts.forget_old()
+        await b.attempts.forget_old()
         assert b.attempts.held() == []
 
 
@@ -137,7 +186,7 @@ async def test_a_run_is_never_forgotten_however_long_it_takes() -> None:
         b.engine.hold("job")
         attempt = b.attempts.accept(work())
         b.now = 10 * KEPT_SECONDS
-        b.attempts.forget_old()
+        await b.attempts.forget_old()
         assert b.attempts.held() == [attempt.key]
         assert refused(lambda: b.attempts.find(AttemptKey("job", 0))) is Reason.ATTEMPT_STALE
 
@@ -156,7 +205,7 @@ async def test_a_higher_attempt_supersedes_a_running_one_and_a_finished_one() ->
         b.engine.hold("job")
         lower = b.attempts.accept(work("job", 1))
         assert b.attempts.find_or_supersede(AttemptKey("job", 2)) is None
-        assert lower.superseded
+        assert lower.state is AttemptState.SUPERSEDED
         await b.finish()
         assert b.status.slots.taken == 0
         assert refused(lambda: b.attempts.find_or_supersede(AttemptKey("job", 1))) is Reason.ATTEMPT_STALE
@@ -184,6 +233,7 @@ async def test_handing_back_is_the_outcome_whatever_the_engine_says_later() -> N
         attempt = b.attempts.accept(work())
         done = b.attempts.accept(work("done"))
         await eventually(lambda: not done.running)
+        await eventually(lambda: attempt.state is AttemptState.RUNNING)
         b.attempts.hand_back_all("bye")
         b.engine.let_all("job")
         await b.finish()
@@ -214,3 +264,104 @@ async def test_an_engine_that_breaks_its_word_costs_the_attempt_only() -> None:
         assert attempt.outcome is not None
         assert isinstance(attempt.outcome.report, Failed)
         assert b.status.slots.free == 1
+
+
+async def test_an_attempt_is_accepted_only_once_the_journal_holds_it() -> None:
+    async with book() as b:
+        attempt = b.attempts.accept(work())
+        assert attempt.state is AttemptState.ACCEPTING
+        assert b.journal.kept == {}
+        await attempt.decided()
+        assert attempt.key in b.journal.kept
+
+
+async def test_a_full_journal_refuses_and_takes_no_slot() -> None:
+    async with book() as b:
+        b.journal.full = True
+        attempt = b.attempts.accept(work())
+        with pytest.raises(ServiceError) as refusal:
+            await attempt.decided()
+        assert refusal.value.reason is Reason.STORAGE_FULL
+        await b.finish()
+        assert (b.status.slots.free, b.attempts.held(), b.engine.works) == (1, [], [])
+        b.journal.full = False
+        assert b.attempts.find_or_supersede(work().key) is None, "the same attempt may come again"
+        await b.attempts.accept(work()).decided()
+
+
+async def test_what_finds_no_room_in_the_middle_of_a_run_waits_and_is_told_later() -> None:
+    async with book() as b:
+        b.engine.hold("job")
+        attempt = b.attempts.accept(work())
+        await attempt.decided()
+        b.journal.full = True
+        b.engine.let_all("job")
+        await asyncio.wait_for(asyncio.gather(*b.tasks), 10)
+        assert attempt.last_event == len(whole_run())
+        assert attempt.event_after(0) is None
+        b.journal.full = False
+        await b.finish()
+        assert attempt.durable == len(whole_run())
+
+
+async def test_a_worker_that_was_restarted_still_has_outcomes_that_nobody_acknowledged() -> None:
+    async with book() as b:
+        attempt = b.attempts.accept(work())
+        await b.finish()
+        b.attempts.acknowledge(attempt, 2)
+        await b.finish()
+    async with book(journal=b.journal) as again:
+        assert again.attempts.held() == [attempt.key]
+        found = again.attempts.find(attempt.key)
+        assert (found.worker_job_id, found.acknowledged) == (attempt.worker_job_id, 2)
+        assert (found.event_after(2), again.status.slots.free) == (attempt.event_after(2), 1)
+        assert refused(lambda: again.attempts.find(AttemptKey("job", 0))) is Reason.ATTEMPT_STALE
+        again.attempts.acknowledge(found, found.last_event)
+        await again.finish()
+    async with book(journal=b.journal) as last:
+        assert last.attempts.held() == []
+        assert refused(lambda: last.attempts.find_or_supersede(attempt.key)) is Reason.ATTEMPT_STALE
+
+
+async def test_what_ran_when_the_worker_was_killed_is_handed_back_after_its_last_window() -> None:
+    async with book() as b:
+        b.engine.hold("job")
+        attempt = b.attempts.accept(work())
+        b.engine.let("job", 5)
+        await eventually(lambda: attempt.durable == 5)
+        kept = {key: entry for key, entry in b.journal.kept.items()}
+    b.journal.kept = kept  # what it would do on its way out is not done
+    async with book(journal=b.journal) as again:
+        found = again.attempts.find(attempt.key)
+        await again.finish()
+        assert found.event_after(4) == attempt.event_after(4)
+        outcome = found.event_after(5)
+        assert outcome is not None
+        assert (outcome.number, outcome.report) == (6, HandedBack(RESTARTED))
+        assert again.engine.works == []
+
+
+async def test_waiting_a_day_counts_over_restarts_and_by_no_clock_on_the_wall() -> None:
+    async with book() as b:
+        attempt = b.attempts.accept(work())
+        await b.finish()
+        b.now = KEPT_SECONDS - 1
+        await b.attempts.forget_old()
+    async with book(journal=b.journal) as again:
+        assert again.attempts.held() == [attempt.key]
+        again.now = 2
+        await again.attempts.forget_old()
+        assert again.attempts.held() == []
+        assert again.journal.kept == {}
+
+
+async def test_stopping_lets_the_window_finish_and_hands_back() -> None:
+    async with book() as b:
+        b.engine.hold("job")
+        attempt = b.attempts.accept(work())
+        b.engine.let("job", 4)
+        await eventually(lambda: attempt.durable == 4)
+        b.attempts.stop_all("bye")
+        await asyncio.wait_for(b.attempts.wait_stopped(), 10)
+        assert attempt.outcome is not None
+        assert (attempt.outcome.number, attempt.outcome.report) == (5, HandedBack("bye"))

@@ -11,9 +11,11 @@ from itertools import product
 import pytest
 
 from services.controller.jobs import (
+    ATTEMPT_TRANSITIONS,
     ENDED,
     TRANSITIONS,
     WAITING,
+    AttemptState,
     Change,
     ExecutionMode,
     FinalSegment,
@@ -33,6 +35,7 @@ from services.controller.jobs import (
     WorkerRef,
     changed,
     created,
+    states_before,
     with_segments,
 )
 
@@ -269,3 +272,22 @@ def test_steps_that_follow_one_another_are_one_step() -> None:
     numbers = [*(segment.number for segment in step.segments), *(change.number for change in step.changes)]
     assert sorted(numbers) == [1, 2, 3, 4]
     assert (step.plan, step.forget_finished_work) == (planned.plan, True)
+
+
+# Written out once more, as above.
+EXPECTED_OF_ATTEMPTS: dict[AttemptState, set[AttemptState]] = {
+    AttemptState.ASKED: {AttemptState.ASKED, AttemptState.REFUSED},
+    AttemptState.REFUSED: {AttemptState.ASKED},
+    AttemptState.ENDED: {AttemptState.ASKED},
+    AttemptState.LOST: {AttemptState.ASKED},
+    AttemptState.CRASHED: {AttemptState.ASKED},
+}
+
+
+@pytest.mark.parametrize("state", AttemptState)
+def test_an_attempt_comes_to_each_state_from_those_of_the_table_alone(state: AttemptState) -> None:
+    assert states_before(state) == EXPECTED_OF_ATTEMPTS[state]
+
+
+def test_an_attempt_begins_by_being_asked_for() -> None:
+    assert ATTEMPT_TRANSITIONS[None] == {AttemptState.ASKED}

@@ -54,14 +54,44 @@ def test_the_order_of_arrival_holds_across_different_demands() -> None:
     assert drain(waiting, served) == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_a_job_that_had_its_turn_goes_before_all_others() -> None:
+def test_jobs_that_had_their_turn_come_back_in_the_order_of_arrival() -> None:
+    waiting = queue("1", "2", "3", "4")
+    taken = [waiting.take([offer()]) for _ in range(3)]
+    assert taken == [("1", "a"), ("2", "a"), ("3", "a")]
+    for name in ("1", "3", "2"):
+        waiting.push(JobId(name), ANY)
+    assert drain(waiting, offer()) == ["1", "2", "3", "4"]
+
+
+def test_a_job_that_ran_when_the_others_arrived_goes_before_them() -> None:
+    waiting = ReadyQueue()
+    waiting.arrive(JobId("runs"))
+    waiting.push(JobId("waits"), ANY)
+    assert (len(waiting), JobId("runs") in waiting) == (1, False)
+    waiting.push(JobId("runs"), TURBO)
+    assert drain(waiting, offer(models=frozenset({"turbo"}))) == ["runs", "waits"]
+
+
+def test_a_job_that_did_not_fit_goes_behind_those_that_may() -> None:
     waiting = queue("1", "2")
-    waiting.push_front(JobId("lost"), TURBO)
-    waiting.push_front(JobId("lost later"), ANY)
-    assert drain(waiting, offer(models=frozenset({"turbo"}))) == ["lost later", "lost", "1", "2"]
+    waiting.take([offer()])
+    waiting.push_back(JobId("1"), ANY)
+    assert drain(waiting, offer()) == ["2", "1"]
+    waiting.push(JobId("1"), ANY)
+    waiting.push(JobId("2"), ANY)
+    assert drain(waiting, offer()) == ["2", "1"], "and it stays there"
 
 
-@pytest.mark.parametrize("put", [ReadyQueue.push, ReadyQueue.push_front])
+def test_a_job_that_was_forgotten_arrives_anew() -> None:
+    waiting = queue("1", "2")
+    waiting.forget(JobId("1"))
+    assert drain(waiting, offer()) == ["2"]
+    waiting.push(JobId("3"), ANY)
+    waiting.push(JobId("1"), ANY)
+    assert drain(waiting, offer()) == ["3", "1"]
+
+
+@pytest.mark.parametrize("put", [ReadyQueue.push, ReadyQueue.push_back])
 def test_a_job_that_waits_already_stays_where_it_is(put: Callable[[ReadyQueue, JobId, Demand], None]) -> None:
     waiting = queue("1", "2")
     put(waiting, JobId("2"), ANY)
@@ -83,16 +113,9 @@ def test_a_discarded_job_may_come_back_and_has_one_place_only() -> None:
     waiting.discard(JobId("1"))
     waiting.push(JobId("1"), ANY)
     waiting.discard(JobId("3"))
-    waiting.push_front(JobId("3"), ANY)
+    waiting.push_back(JobId("3"), ANY)
     assert len(waiting) == 3
-    assert drain(waiting, offer()) == ["3", "2", "1"]
-
-
-def test_a_job_that_was_taken_may_come_back() -> None:
-    waiting = queue("1", "2")
-    waiting.take([offer()])
-    waiting.push_front(JobId("1"), ANY)
-    assert drain(waiting, offer()) == ["1", "2"]
+    assert drain(waiting, offer()) == ["1", "2", "3"]
 
 
 def test_nothing_leaves_without_a_credit_or_a_worker() -> None:
@@ -189,7 +212,7 @@ ACTIONS: dict[str, Callable[[ReadyQueue], object]] = {
     "take": lambda waiting: waiting.take([offer(), offer("b", 2)]),
     "take nothing": lambda waiting: waiting.take([offer(credits=0)]),
     "push": lambda waiting: waiting.push(JobId("new"), ANY),
-    "push_front": lambda waiting: waiting.push_front(JobId("new"), ANY),
+    "push_back": lambda waiting: waiting.push_back(JobId("new"), ANY),
     "discard": lambda waiting: waiting.discard(JobId("5")),
     "upcoming": lambda waiting: waiting.upcoming(offer()),
 }

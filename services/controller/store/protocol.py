@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.controller.jobs import (
+    AttemptState,
     Change,
     FinalSegment,
     FinishedWork,
@@ -54,11 +55,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Who was asked to run which attempt; ``ending`` is empty while nobody knows what came of it."""
+    """Who was asked to run which attempt, and what is known of it."""
 
     number: int
     worker_url: str
-    ending: str
+    state: AttemptState
 
 
 class Store(Protocol):
@@ -102,14 +103,18 @@ class Store(Protocol):
         """
 
     async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
-        """Makes durable, before the worker is asked, who is asked to run which attempt."""
+        """Makes durable, before the worker is asked, who is asked to run which attempt.
+
+        Raises ConflictError for an attempt that has ended.
+        """
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None: ...
 
-    async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None: ...
+    async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:
+        """Nothing, where the attempt's state does not allow it: it has ended already."""
 
     async def crashes(self, job_id: JobId) -> int:
-        """How many attempts ended in "crashed"."""
+        """How many attempts are CRASHED."""
 
     async def finished_work(self, job_id: JobId) -> FinishedWork: ...
 

@@ -120,7 +120,7 @@ attempts = Table(
     Column("worker_url", Text, nullable=False),
     Column("dispatched_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
-    Column("ending", String(20)),
+    Column("state", String(20), nullable=False),
 )
 
 plans = Table(

@@ -16,11 +16,12 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, bindparam, event, exists, func, select
+from sqlalchemy import URL, ColumnElement, Connection, bindparam, event, exists, func, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.controller.jobs import (
+    AttemptState,
     Change,
     FinalSegment,
     FinishedWork,
@@ -32,6 +33,7 @@ from services.controller.jobs import (
     Plan,
     UploadId,
     WorkerRef,
+    states_before,
 )
 from services.controller.store import rows, schema
 from services.controller.store.protocol import ConflictError, Dispatch, Page, StoreError, StoreFullError, Upload
@@ -198,6 +200,9 @@ class SqlStore:
             if done.rowcount != 1:
                 raise ConflictError(job.id)
             await _write_details(connection, update)
+            if update.attempt_ended is not None:
+                now = update.changes[-1].occurred_at if update.changes else None
+                await _move_attempt(connection, job.id, job.attempt, update.attempt_ended, now)
         return rows.job_of(values)
 
     async def delete_job(self, job_id: JobId) -> None:
@@ -209,30 +214,30 @@ class SqlStore:
     # --- attempts and what they made
 
     async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
-        table = schema.attempts
-        values = {"worker_url": worker.url, "dispatched_at": now, "ended_at": None, "ending": None}
-        same = (table.c.job_id == job.id) & (table.c.number == attempt)
+        values = {"worker_url": worker.url, "dispatched_at": now, "ended_at": None, "state": AttemptState.ASKED.value}
+        new = schema.attempts.insert().values(job_id=job.id, number=attempt, **values)
         async with self._write() as connection:
-            again = await connection.execute(table.update().where(same).values(values))
-            if again.rowcount == 0:
-                await connection.execute(table.insert().values(job_id=job.id, number=attempt, **values))
+            again = schema.attempts.update().where(_attempt_before(job.id, attempt, AttemptState.ASKED)).values(values)
+            if (await connection.execute(again)).rowcount == 0:
+                try:
+                    await connection.execute(new)
+                except IntegrityError as error:
+                    raise ConflictError(job.id) from error
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
         table = schema.attempts
         query = select(table).where(table.c.job_id == job_id).order_by(table.c.number.desc()).limit(1)
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).mappings().first()
-        return Dispatch(row["number"], row["worker_url"], row["ending"] or "") if row else None
+        return Dispatch(row["number"], row["worker_url"], AttemptState(row["state"])) if row else None
 
-    async def end_attempt(self, job_id: JobId, attempt: int, ending: str, now: datetime) -> None:
-        table = schema.attempts
-        same = (table.c.job_id == job_id) & (table.c.number == attempt)
+    async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:
         async with self._write() as connection:
-            await connection.execute(table.update().where(same).values(ended_at=now, ending=ending))
+            await _move_attempt(connection, job_id, attempt, state, now)
 
     async def crashes(self, job_id: JobId) -> int:
         table = schema.attempts
-        same = (table.c.job_id == job_id) & (table.c.ending == "crashed")
+        same = (table.c.job_id == job_id) & (table.c.state == AttemptState.CRASHED.value)
         async with self._engine.connect() as connection:
             return (await connection.execute(select(func.count()).select_from(table).where(same))).scalar_one()
 
@@ -318,6 +323,20 @@ def _sequence(token: str) -> int:
     if not (token.isascii() and token.isdigit() and len(token) < 19):
         raise ValueError("no page token of this store")
     return int(token)
+
+
+def _attempt_before(job_id: JobId, number: int, state: AttemptState) -> ColumnElement[bool]:
+    """The attempt, as long as it may become ``state``."""
+    table = schema.attempts
+    before = [known.value for known in states_before(state)]
+    return (table.c.job_id == job_id) & (table.c.number == number) & table.c.state.in_(before)
+
+
+async def _move_attempt(
+    connection: AsyncConnection, job_id: JobId, number: int, state: AttemptState, now: datetime | None
+) -> None:
+    values = {"ended_at": now, "state": state.value}
+    await connection.execute(schema.attempts.update().where(_attempt_before(job_id, number, state)).values(values))
 
 
 async def _write_details(connection: AsyncConnection, update: JobUpdate) -> None:

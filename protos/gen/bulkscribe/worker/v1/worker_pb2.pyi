@@ -26,12 +26,14 @@ MODEL_STATE_LOADED: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class WatchRequest(_message.Message):
-    __slots__ = ("interval", "controller_id")
+    __slots__ = ("interval", "controller_id", "controller_version")
     INTERVAL_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_VERSION_FIELD_NUMBER: _ClassVar[int]
     interval: _duration_pb2.Duration
     controller_id: str
-    def __init__(self, interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., controller_id: _Optional[str] = ...) -> None: ...
+    controller_version: str
+    def __init__(self, interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., controller_id: _Optional[str] = ..., controller_version: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("held", "capacity")

@@ -63,9 +63,11 @@ class WorkerServiceServicer:
 
     def Watch(self, request, context):
         """The heartbeat. The first message names the attempts the worker holds for anybody, the second its
-        capacity; after that a capacity on every change and at the interval asked for. A caller that hears
-        nothing for three intervals takes the worker for unreachable.
-        Codes: UNAUTHENTICATED (token), INVALID_ARGUMENT (interval).
+        capacity; after that a capacity on every change and at the interval asked for, and those attempts again that
+        nobody listened to for an interval. A caller that hears nothing for three intervals takes the worker for
+        unreachable.
+        Codes: UNAUTHENTICATED (token), INVALID_ARGUMENT (interval), FAILED_PRECONDITION (the caller is of another
+        major version).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,12 +93,13 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Run(self, request_iterator, context):
-        """One attempt. The first request dispatches it or attaches to it; the worker reserves a slot, answers
-        Accepted, then sends events, numbered from 1 without gaps. Later requests acknowledge events
+        """One attempt. The first request dispatches it or attaches to it; the worker reserves a slot, writes it to its
+        journal, answers Accepted, then sends events, numbered from 1 without gaps. Later requests acknowledge events
         (durable up to n) or cancel. The stream ends after the outcome has been acknowledged.
         The same (job, attempt) twice is one run: the newer stream takes over. When a stream breaks, the
-        worker goes on and keeps what was not acknowledged.
-        Codes: UNAUTHENTICATED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (no free slot; costs no attempt),
+        worker goes on and keeps what was not acknowledged, for 24 hours, also when it is restarted: an attempt
+        that it ran then ends in HandedBack.
+        Codes: UNAUTHENTICATED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED (no free slot, no room; costs no attempt),
         FAILED_PRECONDITION (audio missing, model not to be had, no diarization, draining),
         ABORTED (a higher attempt of the job was seen, or a newer stream took this one over),
         NOT_FOUND (attach to an attempt that the worker does not hold).
