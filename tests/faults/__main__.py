@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.running import scratch_root
+from scripts.processes import cancel_on_signals
 from tests.faults.library import library
 from tests.faults.outcome import Outcome, save, show
 from tests.faults.play import play
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="bulkscribe-faults-", dir=scratch_root()))
     try:
         outcomes = asyncio.run(_play_all(chosen, seed, folder))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("Stopped.", file=sys.stderr)
         return 130
     show(outcomes)
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _play_all(scenarios: Sequence[Scenario], seed: int, folder: Path) -> list[Outcome]:
+    cancel_on_signals(lambda _number: None)
     print(f"Seed {seed}. Undisturbed runs first ...", file=sys.stderr, flush=True)
     known = await library(folder)
     outcomes: list[Outcome] = []

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-DURABLE_WITHIN = timedelta(seconds=0.25)
+DURABLE_WITHIN = timedelta(seconds=0.1)
 """A window decoded so shortly before a kill may not have become durable anywhere: to decode it again cannot be helped."""
 
 Span = tuple[datetime, datetime]

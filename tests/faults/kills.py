@@ -47,8 +47,8 @@ async def engine_killed(world: World, library: Library, times: int) -> None:
     for _ in range(times):
         await _a_moment(world, library)
         pid = await world.engine()
-        world.note_kill(WORKER)
-        os.kill(pid, signal.SIGKILL)
+        with world.deaf():
+            os.kill(pid, signal.SIGKILL)
         since = world.now
         world.outcome.times += 1
         await world.note_recovery(since)
@@ -60,13 +60,36 @@ async def all_killed(world: World, library: Library, times: int) -> None:
     names = (WORKER, CONTROLLER, GATEWAY)
     for _ in range(times):
         await _a_moment(world, library)
-        world.note_kill(WORKER)
-        for name in names:
-            await world.processes.kill(name)
+        with world.deaf():
+            for name in names:
+                await world.processes.kill(name)
         for name in world.random.sample(names, 3):
             await world.processes.start(name)
         world.outcome.times += 1
         await world.note_recovery(world.now)
+
+
+async def killed_unheard(world: World, library: Library, times: int) -> None:
+    """The worker dies after it went on for a while with nobody to tell: what it had finished is still delivered."""
+    for number in range(times):
+        job = await world.submit(library.long)
+        await world.moved(job)
+        await asyncio.sleep(world.random.uniform(0, 1.0))
+        controller_dies = number % 2 == 1
+        if controller_dies:
+            await world.processes.strike(CONTROLLER)
+        else:
+            world.links[WORKER].refuse()
+            world.links[WORKER].cut()
+        await asyncio.sleep(world.random.uniform(0.5, 2.5))
+        await world.strike(WORKER)
+        if controller_dies:
+            await world.processes.start(CONTROLLER)
+        else:
+            await world.links[WORKER].accept()
+        world.outcome.times += 1
+        await world.note_recovery(world.now)
+        await world.ended([job])
 
 
 def stopped(name: str) -> Run:

@@ -32,6 +32,7 @@ SCENARIOS = (
     Scenario("kill-gateway", "gateway killed", 30, kills.killed(GATEWAY)),
     Scenario("kill-engine", "engine child killed", 15, kills.engine_killed),
     Scenario("kill-all", "all three killed at once", 10, kills.all_killed),
+    Scenario("kill-unheard", "worker killed while nobody hears it", 20, kills.killed_unheard),
     Scenario("kill-batch", "batch runner killed", 15, batch.batch_killed),
     Scenario("stop-worker", "worker stopped, then let go on", 6, kills.stopped(WORKER)),
     Scenario("stop-engine", "engine child stopped, then let go on", 4, kills.stopped("engine")),

@@ -15,7 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tests.faults.proxy import Proxy, proxied
 from tests.faults.visitor import Visitor, visiting
 from tests.processes import Processes
 
-END_SECONDS = 90.0
+END_SECONDS = 60.0
 """How long nothing may move before the jobs that have not ended are called lost."""
 RECOVERY_SECONDS = 60.0
 READY_SECONDS = 60.0
@@ -163,19 +163,22 @@ class World:
                 await asyncio.sleep(0.05)
 
     async def ended(self, jobs: Sequence[Followed] | None = None) -> None:
-        """Until these (all) jobs have ended, or nothing moved for too long."""
-        with suppress(TimeoutError):
-            while any(job.end is None for job in (self.jobs if jobs is None else jobs)):
-                async with asyncio.timeout(END_SECONDS):
-                    await self.bell.wait()
+        """Until these (all) jobs have ended, or nothing was told of any job for too long."""
+        told, since = -1, self.now
+        while any(job.end is None for job in (self.jobs if jobs is None else jobs)):
+            if told != (told := sum(len(job.events) for job in self.jobs)):
+                since = self.now
+            if self.now - since > END_SECONDS:
+                break
+            await self.bell.wait()  # it rings with every look at a worker, too
 
     # --- faults
 
     async def strike(self, name: str, down_seconds: float = 0.0) -> datetime:
         """Kills a process alone, and starts it again (returns when); what it had started must have noticed."""
         children = self.processes.children(name)
-        self.note_kill(name)
-        await self.processes.strike(name)
+        with self.deaf():
+            await self.processes.strike(name)
         await asyncio.sleep(down_seconds)
         started = self.clock()
         await self.processes.start(name)
@@ -184,11 +187,14 @@ class World:
             self.outcome.promise(False, f"left behind by the {name}: {left}")
         return started
 
-    def note_kill(self, name: str) -> None:
-        """A worker, or its engine, dies now: what it decoded just before may not have become durable."""
-        if name.startswith(WORKER):
-            now = self.clock()
-            self.blind.append((now - DURABLE_WITHIN, now))
+    @contextmanager
+    def deaf(self, before: timedelta = DURABLE_WITHIN) -> Iterator[None]:
+        """What is decoded meanwhile, or shortly before, may become known to nobody else."""
+        begun = self.clock() - before
+        try:
+            yield
+        finally:
+            self.blind.append((begun, self.clock()))
 
     async def engine(self, worker: str = WORKER) -> int:
         """The engine child's process id; there is none for a moment after one died."""
