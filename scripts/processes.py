@@ -28,8 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 60.0
 """A cold start of Python and gRPC on a busy machine takes a tenth of it."""
 READY_INTERVAL_SECONDS = 0.1
-STOP_SECONDS = 15.0
-"""A worker that drains waits for its running batch; after this a process is killed with all that it started."""
+STOP_SECONDS = 100.0
+"""A worker that drains waits for its running batch, and a controller for its local worker; after this a process is
+killed with all that it started. A second Ctrl-C does not wait for it."""
 SAME_STOP_SECONDS = 2.0
 """Signals so close together are one: supervisors signal the process and then its group."""
 OUTPUT_BYTES = 64 * 1024

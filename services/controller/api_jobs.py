@@ -69,7 +69,7 @@ class Fleet:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOCAL_START_SECONDS):
                 while self.local.capacity is None and not self.process.trouble:
-                    await self.local.wait_connected()
+                    await self.local.heard_within(None)
 
     def of(self, mode: ExecutionMode) -> list[WorkerLink]:
         return [link for link in self.links if link.mode is mode]

@@ -188,12 +188,7 @@ class Attempt:
 
     async def _link_is_back(self) -> bool:
         """False when the lease is over before the worker is heard again."""
-        try:
-            async with asyncio.timeout(None if self._abandoned else self._settings.lease_seconds):
-                await self.link.wait_connected()
-        except TimeoutError:
-            return False
-        return True
+        return await self.link.heard_within(None if self._abandoned else self._settings.lease_seconds)
 
     async def _attach(self) -> None:
         self._close()

@@ -151,10 +151,11 @@ class Dispatcher:
     async def run(self) -> None:
         """Dispatches until it is canceled; running attempts go on at their workers."""
         jobs = await self._journal.store.unfinished_jobs()
+        asked = await self._journal.store.asked_jobs()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._resume(jobs)
+                self._resume(jobs, asked)
                 tasks.create_task(self._expire_waiting(), name="expire waiting jobs")
                 while True:
                     await self._changed.wait()
@@ -164,10 +165,10 @@ class Dispatcher:
         finally:
             self._tasks = None
 
-    def _resume(self, jobs: Iterable[Job]) -> None:
+    def _resume(self, jobs: Iterable[Job], asked: frozenset[JobId]) -> None:
         for job in jobs:
             self._queue.arrive(job.id)
-            if job.state is JobState.RUNNING:
+            if job.state is JobState.RUNNING or job.id in asked:
                 self._take_in_hand(job.id, partial(self._resume_job, job.id))
             else:
                 self._enqueue(job)
@@ -283,8 +284,6 @@ class Dispatcher:
             return await self._refused(attempt, refusal)
         except LinkLostError:
             log.info("remote_dispatch_interrupted", job_id=job_id, worker=link.name)
-            if not link.connected:
-                return Place.OWN  # the worker names the attempt when it is back, if it has it
             await asyncio.sleep(self._backoff.failed())
             return Place.UNKNOWN
         return await self._ended(attempt, ending)
@@ -297,12 +296,10 @@ class Dispatcher:
         """Goes on from what the store holds."""
         job = await self._journal.store.get_job(job_id)
         if job is None or job.state is not JobState.RUNNING:
-            asked = await self._journal.store.last_dispatch(job_id)
-            pending = asked is not None and asked.state is AttemptState.ASKED
-            link = self._link_at(asked.worker_url) if asked is not None and pending else None
-            if asked is not None and link is not None and link.connected:
-                return await self._settle(link, job_id, asked.number)
-            return Place.OWN
+            waits = job is not None and job.state in WAITING
+            if job is not None and waits:
+                self._waiting[job_id] = job.mode
+            return await self._resume_asked(job_id, waits)
         link = self._link_at(job.worker.url if job.worker else "")
         if link is not None:
             return await self._follow_job(job, link)
@@ -310,14 +307,27 @@ class Dispatcher:
         await self._journal.change_if_allowed(job_id, lambda current: current.requeue(text, mark), AttemptState.LOST)
         return Place.OWN
 
+    async def _resume_asked(self, job_id: JobId, waits: bool) -> Place | None:
+        """A worker that was asked may have accepted: for a job that ``waits`` it is asked again before any other is,
+        unless its lease ends first; for one that has ended it is told, now or when it names the attempt."""
+        asked = await self._journal.store.last_dispatch(job_id)
+        if asked is None or asked.state is not AttemptState.ASKED:
+            return Place.OWN
+        link = self._link_at(asked.worker_url)
+        if link is None or not await link.heard_within(self._lease_seconds(link) if waits else 0.0):
+            return Place.OWN
+        return await self._settle(link, job_id, asked.number)
+
+    def _lease_seconds(self, link: WorkerLink) -> float | None:
+        """How long to wait for a worker that is gone; None where no other could take its jobs."""
+        others = any(other is not link and other.mode is link.mode for other in self._links)
+        return self._settings.lease_seconds if others else None
+
     def _link_at(self, url: str) -> WorkerLink | None:
         return next((link for link in self._links if link.url == url), None)
 
     def _begin(self, job: Job, number: int, link: WorkerLink) -> Attempt:
-        others = any(other is not link and other.mode is link.mode for other in self._links)
-        settings = AttemptSettings(
-            self._settings.run_seconds, self._settings.lease_seconds if others else None, self._settings.retry_seconds
-        )
+        settings = AttemptSettings(self._settings.run_seconds, self._lease_seconds(link), self._settings.retry_seconds)
         attempt = Attempt(job, number, link, self._stores, settings)
         self._running[job.id] = attempt
         self._waits.end(job.id)

@@ -19,8 +19,8 @@ from services.runtime.server import unix_address
 
 log = structlog.get_logger()
 
-STOP_SECONDS = 15.0
-"""How long it may take to drain before it is killed."""
+STOP_SECONDS = 90.0
+"""How long it may take to drain before it is killed: longer than WORKER_DRAIN_SECONDS unless that was raised."""
 
 
 class LocalWorker:

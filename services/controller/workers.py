@@ -133,8 +133,14 @@ class WorkerLink:
     def connected(self) -> bool:
         return self._connected.is_set()
 
-    async def wait_connected(self) -> None:
-        await self._connected.wait()
+    async def heard_within(self, seconds: float | None) -> bool:
+        """Whether it is connected, or will be in so many seconds; None waits for it."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._connected.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def wait_disconnected(self) -> None:
         await self._disconnected.wait()

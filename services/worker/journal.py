@@ -132,10 +132,13 @@ class SqliteJournal:
 
     def _accept(self, key: AttemptKey, worker_job_id: str) -> None:
         self._require_room()
-        self._execute(
-            "INSERT INTO attempts (job_id, attempt, worker_job_id) VALUES (?, ?, ?)",
-            [(key.job_id, key.attempt, worker_job_id)],
-        )
+        same = (key.job_id, key.attempt)
+        with self._transaction() as database:  # also over what could not be forgotten in its time
+            database.execute(f"DELETE FROM events WHERE {_SAME}", same)  # noqa: S608 - a constant
+            database.execute(
+                "INSERT OR REPLACE INTO attempts (job_id, attempt, worker_job_id) VALUES (?, ?, ?)",
+                (*same, worker_job_id),
+            )
 
     def _require_room(self) -> None:
         """While something is left for what runs already. Raises ServiceError, JournalFullError."""

@@ -637,3 +637,39 @@ async def test_a_start_that_cannot_be_noted_for_a_full_disk_is_noted_later(
     met = fail_saves(monkeypatch, lambda update: update.job.state is JobState.RUNNING, times=2)
     job = await client.wait(await client.submit(), "complete")
     assert (job.attempt, len(met), len(worker.dispatched)) == (1, 2, 1)
+
+
+async def test_a_job_that_a_worker_may_have_accepted_is_not_asked_of_another_before_the_lease_is_over(
+    tmp_path: Path,
+) -> None:
+    """The worker is lost between accepting and saying so."""
+    first, second = FakeWorker(), FakeWorker()
+    urls = [await first.start(), await second.start()]
+    second.slots = 0
+    async with running_controller(
+        tmp_path, remote_worker_url=",".join(urls), remote_worker_lease_seconds=1.5
+    ) as client:
+        await client.wait_connected()
+        lost: list[float] = []
+
+        def lose(dispatch: pb.Dispatch) -> ServiceError | None:
+            lost.append(asyncio.get_running_loop().time())
+            return ServiceError(Reason.REMOTE_WORKER_UNREACHABLE)
+
+        first.refuse = lose
+        second.plan = lambda dispatch: begun.append(asyncio.get_running_loop().time()) or whole_run()
+        begun: list[float] = []
+        job_id = await client.submit()
+        async with asyncio.timeout(10):
+            while not lost:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.001)
+        await first.stop()
+        second.slots = 1
+        second.changed()
+        waiting = await client.job(job_id)
+        assert waiting.attempt == 0
+        assert (await client.runtime()).queue.queued_remote == 1
+        job = await client.wait(job_id, "complete")
+        assert (job.attempt, second.dispatched) == (2, [(job_id, 2)])
+        assert begun[0] - lost[0] >= 1.5
+    await second.stop()

@@ -143,3 +143,11 @@ async def test_a_journal_of_a_newer_version_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(StartupError, match="newer version"):
         await journal.open()
     await journal.close()
+
+
+async def test_an_attempt_whose_number_was_forgotten_begins_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await journal.accept(KEY, "wk_0")
+        await journal.write([Entry(KEY, (event(1),), 0, over=False)])
+        await journal.accept(KEY, "wk_1")
+        assert await journal.load() == [kept()]

@@ -560,6 +560,19 @@ async def test_attempts_move_in_the_store_as_the_table_says(
     assert await store.last_dispatch(job.id) == Dispatch(job.attempt, WORKER.url, to if allowed else start)
 
 
+async def test_jobs_that_a_worker_may_have_accepted_are_known(store: SqlStore) -> None:
+    asked, refused, waits = await create(store, "asked", "refused", "waits")
+    for job in (asked, refused, ran := await running(store, "ran")):
+        await store.note_dispatch(job, job.attempt + 1, WORKER, NOW)
+    await store.end_attempt(refused.id, 1, AttemptState.REFUSED, NOW)
+    assert await store.asked_jobs() == {asked.id}
+    waiting = await store.save(changed(ran.requeue("lost", 0.0), LATER))
+    assert await store.asked_jobs() == {asked.id, waiting.id}
+    await store.save(changed(waiting.start(LATER, waiting.attempt + 1, WORKER), LATER))
+    assert await store.asked_jobs() == {asked.id}
+    assert waits.id not in await store.asked_jobs()
+
+
 async def test_a_job_and_its_attempt_end_in_one_step(store: SqlStore) -> None:
     job = await running(store)
     await store.note_dispatch(job, job.attempt, WORKER, NOW)

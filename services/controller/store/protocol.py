@@ -108,6 +108,9 @@ class Store(Protocol):
         Raises ConflictError for an attempt that has ended.
         """
 
+    async def asked_jobs(self) -> frozenset[JobId]:
+        """Jobs that wait, though a worker was asked to run a new attempt: it may have accepted."""
+
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None: ...
 
     async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.controller.jobs import (
+    WAITING,
     AttemptState,
     Change,
     FinalSegment,
@@ -223,6 +224,14 @@ class SqlStore:
                     await connection.execute(new)
                 except IntegrityError as error:
                     raise ConflictError(job.id) from error
+
+    async def asked_jobs(self) -> frozenset[JobId]:
+        asked, jobs = schema.attempts, schema.jobs
+        newer = (asked.c.state == AttemptState.ASKED.value) & (asked.c.number > jobs.c.attempt)
+        query = select(jobs.c.id).join(asked, asked.c.job_id == jobs.c.id)
+        query = query.where(newer & jobs.c.state.in_([state.value for state in WAITING]))
+        async with self._engine.connect() as connection:
+            return frozenset((await connection.execute(query)).scalars())
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
         table = schema.attempts
