@@ -118,11 +118,8 @@ class Attempt:
     async def abandon(self) -> None:
         """The job is no longer this attempt's: the worker is told to stop, now or once it can be reached."""
         self._abandoned = True
-        if self._stream is not None:
-            try:
-                await self._stream.send(wire.cancel_message())
-            except LinkLostError:
-                self._log.info("remote_cancel_postponed")
+        if self._stream is not None and not await self._stream.send(wire.cancel_message()):
+            self._log.info("remote_cancel_postponed")
 
     # --- dispatch
 
@@ -207,11 +204,7 @@ class Attempt:
                 continue
             self._backoff.succeeded()
             ending = await self._take(events)
-            try:
-                await self._stream.send(wire.acknowledge_message(events[-1].number))
-            except LinkLostError:
-                if ending is None:
-                    raise
+            await self._stream.send(wire.acknowledge_message(events[-1].number))
             if ending is not None:  # it is durable, whether or not the worker hears of it now
                 await self._stream.finish()
                 return ending

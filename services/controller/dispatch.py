@@ -349,7 +349,9 @@ class Dispatcher:
     async def _refused(self, attempt: Attempt, refusal: ServiceError) -> Place | None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""
         job, link = attempt.job, attempt.link
-        await self._journal.store.end_attempt(job.id, attempt.number, AttemptState.REFUSED, datetime.now(UTC))
+        used_up = refusal.reason is Reason.ATTEMPT_STALE  # it ran there, and was stopped or forgotten since
+        state = AttemptState.LOST if used_up else AttemptState.REFUSED
+        await self._journal.store.end_attempt(job.id, attempt.number, state, datetime.now(UTC))
         log.warning(
             link.event("dispatch_refused"),
             job_id=job.id,
@@ -357,8 +359,9 @@ class Dispatcher:
             reason=refusal.reason.value,
             error=refusal.message,
         )
-        if refusal.reason in OF_CAPACITY:
-            link.hold()
+        if used_up or refusal.reason in OF_CAPACITY:
+            if not used_up:
+                link.hold()
             await asyncio.sleep(self._backoff.failed())
             return Place.OWN
         if refusal.retryable or self._may_be_chance(
@@ -395,8 +398,13 @@ class Dispatcher:
             return await self._run_job(job_id, link)
         if job.state is JobState.RUNNING and job.attempt == number and ours:
             return await self._follow_job(job, link)
-        await dismiss(link, job_id, number)
+        await self._dismiss(link, job_id, number)
         return None
+
+    async def _dismiss(self, link: WorkerLink, job_id: JobId, number: int) -> None:
+        """First durably: its number is never asked for again."""
+        await self._journal.store.end_attempt(job_id, number, AttemptState.LOST, datetime.now(UTC))
+        await dismiss(link, job_id, number)
 
     async def _dismiss_stale(self, link: WorkerLink, job_id: JobId, number: int) -> None:
         """The job goes on elsewhere, or in another attempt: this one is stopped, so that its slot is free."""
@@ -408,7 +416,7 @@ class Dispatcher:
             else:
                 stale = asked is not None and (asked.number, asked.worker_url) != (number, link.url)
             if stale:
-                await dismiss(link, job_id, number)
+                await self._dismiss(link, job_id, number)
         except Exception:
             log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)
 
@@ -463,6 +471,5 @@ def next_attempt(job: Job, asked: Dispatch | None, url: str) -> int:
     running anywhere else: at the same worker, or after a refusal."""
     if asked is None or asked.number <= job.attempt:
         return job.attempt + 1
-    if asked.state is AttemptState.REFUSED or asked.worker_url == url:
-        return asked.number
-    return asked.number + 1
+    here = asked.state is AttemptState.ASKED and asked.worker_url == url
+    return asked.number if here or asked.state is AttemptState.REFUSED else asked.number + 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,19 +39,33 @@ class RunStream:
         self._link = link
         self._call: Any = link.stub.Run(metadata=link.metadata)
         self._writing = asyncio.Lock()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._call.add_done_callback(self._end)
         self._reading: asyncio.Future[Any] | None = None
         self._broken: Exception | None = None
         link.carry(self._call)
 
-    async def send(self, request: worker_pb2.RunRequest) -> None:
-        """Raises LinkLostError. An error that the worker gave is left to the next `read`, which can tell it."""
+    async def send(self, request: worker_pb2.RunRequest) -> bool:
+        """Whether it went on its way. Why it did not is left to the next `read`, which can tell it."""
         async with self._writing:
-            try:
-                await self._call.write(request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
-            except asyncio.CancelledError:
-                raise lost_or_canceled() from None
+            return await self._write(self._call.write(request))
+
+    async def _write(self, step: Coroutine[Any, Any, None]) -> bool:
+        """A call that is canceled before its metadata went out leaves those who write waiting for ever."""
+        writing = asyncio.ensure_future(step)
+        try:
+            await asyncio.wait({writing, self._over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            writing.cancel()
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+            if writing.done():
+                writing.result()
+                return True
+        return False
+
+    def _end(self, _call: object) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def read(self, seconds: float | None) -> worker_pb2.RunResponse | None:
         """The next message; None when the worker ended the stream.
@@ -107,7 +122,7 @@ class RunStream:
         """Says that nothing more comes, and lets the worker end the stream: only then was the last message read."""
         try:
             async with self._writing:
-                await self._call.done_writing()
+                await self._write(self._call.done_writing())
             while await self.read(GOODBYE_SECONDS) is not None:
                 pass
         except (LinkLostError, ServiceError, TimeoutError, asyncio.InvalidStateError, grpc.aio.AioRpcError):

@@ -14,11 +14,13 @@ from bulkscribe.worker.v1 import worker_pb2 as pb
 
 from services.contract.errors import Reason, ServiceError
 from services.contract.limits import VERSION
-from services.controller.jobs import Job, JobState, JobUpdate, Owner
+from services.controller.jobs import ExecutionMode, Job, JobState, JobUpdate, Owner
 from services.controller.prober import AudioProber
 from services.controller.recordings import Recordings
+from services.controller.run_stream import LinkLostError, RunStream
 from services.controller.store.protocol import StoreFullError
 from services.controller.store.sql import SqlStore
+from services.controller.workers import LinkSettings, WorkerLink
 from services.runtime.blobs import BlobFolder
 from services.runtime.errors import service_error
 from tests.fakes.worker import FakeWorker, Held, completed, failed, handed_back, planned, progress, whole_run, window
@@ -673,3 +675,27 @@ async def test_a_job_that_a_worker_may_have_accepted_is_not_asked_of_another_bef
         assert (job.attempt, second.dispatched) == (2, [(job_id, 2)])
         assert begun[0] - lost[0] >= 1.5
     await second.stop()
+
+
+async def test_a_number_that_is_used_up_costs_an_attempt_and_not_the_job(client: Client, worker: FakeWorker) -> None:
+    used_up = {1, 2}
+    worker.refuse = lambda dispatch: ServiceError(Reason.ATTEMPT_STALE) if dispatch.attempt.attempt in used_up else None
+    job = await client.wait(await client.submit(), "complete")
+    assert job.attempt == 3
+
+
+async def test_a_stream_that_is_canceled_before_it_began_keeps_nobody_waiting() -> None:
+    worker = FakeWorker()
+    url = await worker.start()
+    link = WorkerLink(LinkSettings(url, ExecutionMode.REMOTE, "worker-token", 0.2), lambda: None, lambda *_: None)
+    stream = RunStream(link)
+    sending = asyncio.ensure_future(stream.send(pb.RunRequest()))
+    await asyncio.sleep(0)
+    stream._call.cancel()
+    async with asyncio.timeout(5):
+        assert not await sending
+        with pytest.raises(LinkLostError):
+            await stream.answer()
+    stream.close()
+    await link.close()
+    await worker.stop()

@@ -1,8 +1,10 @@
-"""The store over a real SQLite file: what it keeps, what it refuses, and what it asks the database for."""
+"""The stores: what they keep and refuse, over a real SQLite file and, where that is not looked into, over the store in
+memory that simulations run on; and what is asked of the database."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 import sqlite3
 import threading
@@ -45,8 +47,9 @@ from services.controller.jobs import (
     with_segments,
 )
 from services.controller.store import schema, sql
-from services.controller.store.protocol import ConflictError, Dispatch, StoreError, StoreFullError, Upload
+from services.controller.store.protocol import ConflictError, Dispatch, Store, StoreError, StoreFullError, Upload
 from services.controller.store.sql import SqlStore
+from tests.fakes.store import MemoryStore
 from tests.worker import eventually
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -92,8 +95,22 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
     return made
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for nothing of SQLite's runs over every store."""
+    if "store" in metafunc.fixturenames:
+        of_sqlite = {"path", "engines"} & inspect.signature(metafunc.function).parameters.keys()
+        metafunc.parametrize("store", ["sqlite"] if of_sqlite else ["sqlite", "memory"], indirect=True)
+
+
 @pytest.fixture
-async def store(path: Path, migrated: Path, engines: list[AsyncEngine]) -> AsyncIterator[SqlStore]:
+async def store(
+    request: pytest.FixtureRequest, path: Path, migrated: Path, engines: list[AsyncEngine]
+) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        memory = MemoryStore()
+        await memory.create_upload(upload())
+        yield memory
+        return
     shutil.copyfile(migrated, path)
     made = store_at(path)
     await made.open()
@@ -122,11 +139,11 @@ def new(name: str, owner: Owner = ALICE, upload_id: str = "u1") -> JobUpdate:
     return creation(new_job(name, owner, upload_id))
 
 
-async def create(store: SqlStore, *names: str, owner: Owner = ALICE) -> list[Job]:
+async def create(store: Store, *names: str, owner: Owner = ALICE) -> list[Job]:
     return [job for name in names for job in await store.create_jobs([new(name, owner)], "")]
 
 
-async def running(store: SqlStore, name: str = "j1") -> Job:
+async def running(store: Store, name: str = "j1") -> Job:
     (job,) = await create(store, name)
     return await store.save(changed(job.start(LATER, 1, WORKER), LATER))
 
@@ -153,7 +170,7 @@ def said(*texts: str) -> tuple[Segment, ...]:
 # --- uploads
 
 
-async def test_an_upload_is_kept_with_everything_in_it(store: SqlStore) -> None:
+async def test_an_upload_is_kept_with_everything_in_it(store: Store) -> None:
     first = upload("u2", request_id="r1")
     assert await store.create_upload(first) == first
     whole = replace(first, sha256="ab" * 32, size_bytes=5_000_000_000, duration_seconds=12.345678, complete=True)
@@ -162,7 +179,7 @@ async def test_an_upload_is_kept_with_everything_in_it(store: SqlStore) -> None:
     assert await store.get_upload(UploadId("other")) is None
 
 
-async def test_the_same_request_id_is_the_same_upload_of_the_same_owner(store: SqlStore) -> None:
+async def test_the_same_request_id_is_the_same_upload_of_the_same_owner(store: Store) -> None:
     first = await store.create_upload(upload("a", request_id="r"))
     assert await store.create_upload(upload("b", request_id="r")) == first
     assert await store.get_upload(UploadId("b")) is None
@@ -170,17 +187,17 @@ async def test_the_same_request_id_is_the_same_upload_of_the_same_owner(store: S
     assert await store.create_upload(other) == other
 
 
-async def test_uploads_without_a_request_id_are_all_their_own(store: SqlStore) -> None:
+async def test_uploads_without_a_request_id_are_all_their_own(store: Store) -> None:
     made = [await store.create_upload(upload(name)) for name in ("a", "b")]
     assert [one.id for one in made] == ["a", "b"]
 
 
-async def test_the_same_request_at_the_same_moment_makes_one_upload(store: SqlStore) -> None:
+async def test_the_same_request_at_the_same_moment_makes_one_upload(store: Store) -> None:
     made = await asyncio.gather(*(store.create_upload(upload(f"u{i}", request_id="r")) for i in range(10, 20)))
     assert len({one.id for one in made}) == 1
 
 
-async def test_an_upload_goes_only_when_no_job_uses_it(store: SqlStore) -> None:
+async def test_an_upload_goes_only_when_no_job_uses_it(store: Store) -> None:
     await create(store, "j1", "j2")
     assert not await store.delete_upload(UploadId("u1"))
     await store.delete_job(JobId("j1"))
@@ -192,7 +209,7 @@ async def test_an_upload_goes_only_when_no_job_uses_it(store: SqlStore) -> None:
     assert not await store.delete_upload(UploadId("u1"))
 
 
-async def test_a_blob_is_in_use_as_long_as_an_upload_has_its_digest(store: SqlStore) -> None:
+async def test_a_blob_is_in_use_as_long_as_an_upload_has_its_digest(store: Store) -> None:
     assert not await store.blob_in_use("ab" * 32)
     for name in ("a", "b"):
         await store.create_upload(upload(name, sha256="ab" * 32))
@@ -205,7 +222,7 @@ async def test_a_blob_is_in_use_as_long_as_an_upload_has_its_digest(store: SqlSt
 # --- jobs
 
 
-async def test_a_new_job_is_kept_and_its_creation_is_its_first_event(store: SqlStore) -> None:
+async def test_a_new_job_is_kept_and_its_creation_is_its_first_event(store: Store) -> None:
     options = Options("turbo", "de", True, True, 90.25, True, 1, 4, True, "a prompt", "hot words 🎧", False)
     job = replace(new_job(), options=options, wait_mark=12.5)
     assert await store.create_jobs([creation(job)], "r") == (job,)
@@ -216,7 +233,7 @@ async def test_a_new_job_is_kept_and_its_creation_is_its_first_event(store: SqlS
     ]
 
 
-async def test_every_field_of_a_job_comes_back_equal(store: SqlStore) -> None:
+async def test_every_field_of_a_job_comes_back_equal(store: Store) -> None:
     (job,) = await create(store, "j1")
     full = replace(
         job,
@@ -242,7 +259,7 @@ async def test_every_field_of_a_job_comes_back_equal(store: SqlStore) -> None:
     assert saved.finished_at == LATER
 
 
-async def test_what_was_written_is_there_after_the_process_began_anew(store: SqlStore, path: Path) -> None:
+async def test_what_was_written_is_there_after_the_process_began_anew(store: Store, path: Path) -> None:
     job = await running(store)
     await store.write_wait_clock(123.5)
     await store.close()
@@ -254,7 +271,7 @@ async def test_what_was_written_is_there_after_the_process_began_anew(store: Sql
     await again.close()
 
 
-async def test_the_same_request_id_is_the_same_jobs_of_the_same_owner(store: SqlStore) -> None:
+async def test_the_same_request_id_is_the_same_jobs_of_the_same_owner(store: Store) -> None:
     first = await store.create_jobs([new("a"), new("b"), new("c")], "r")
     assert [job.id for job in first] == ["a", "b", "c"]
     assert await store.create_jobs([new("x"), new("y")], "r") == first
@@ -266,12 +283,12 @@ async def test_the_same_request_id_is_the_same_jobs_of_the_same_owner(store: Sql
     assert [job.id for job in page.jobs] == ["c", "b", "a"]
 
 
-async def test_jobs_without_a_request_id_are_all_their_own(store: SqlStore) -> None:
+async def test_jobs_without_a_request_id_are_all_their_own(store: Store) -> None:
     await create(store, "a", "b")
     assert [job.id for job in (await store.list_jobs(ALICE, None, 10, "")).jobs] == ["b", "a"]
 
 
-async def test_the_same_request_at_the_same_moment_makes_its_jobs_once(store: SqlStore) -> None:
+async def test_the_same_request_at_the_same_moment_makes_its_jobs_once(store: Store) -> None:
     made = await asyncio.gather(
         *(store.create_jobs([new(f"{i}-a"), new(f"{i}-b")], "r") for i in range(10)),
     )
@@ -279,7 +296,7 @@ async def test_the_same_request_at_the_same_moment_makes_its_jobs_once(store: Sq
     assert len((await store.list_jobs(ALICE, None, 100, "")).jobs) == 2
 
 
-async def test_jobs_of_one_request_are_created_all_or_none(store: SqlStore, path: Path) -> None:
+async def test_jobs_of_one_request_are_created_all_or_none(store: Store, path: Path) -> None:
     with pytest.raises(IntegrityError, match="FOREIGN KEY"):
         await store.create_jobs([new("a"), new("b", upload_id="nowhere")], "r")
     assert await store.get_job(JobId("a")) is None
@@ -289,7 +306,7 @@ async def test_jobs_of_one_request_are_created_all_or_none(store: SqlStore, path
 # --- lists
 
 
-async def ids(store: SqlStore, limit: int, state: JobState | None = None, owner: Owner = ALICE) -> list[list[str]]:
+async def ids(store: Store, limit: int, state: JobState | None = None, owner: Owner = ALICE) -> list[list[str]]:
     """All pages."""
     pages, token = [], ""
     while True:
@@ -300,7 +317,7 @@ async def ids(store: SqlStore, limit: int, state: JobState | None = None, owner:
             return pages
 
 
-async def test_jobs_are_listed_newest_first_in_pages(store: SqlStore) -> None:
+async def test_jobs_are_listed_newest_first_in_pages(store: Store) -> None:
     await create(store, *"abcdef")
     assert await ids(store, 10) == [["f", "e", "d", "c", "b", "a"]]
     assert await ids(store, 6) == [["f", "e", "d", "c", "b", "a"]]
@@ -309,7 +326,7 @@ async def test_jobs_are_listed_newest_first_in_pages(store: SqlStore) -> None:
     assert await ids(store, 1) == [["f"], ["e"], ["d"], ["c"], ["b"], ["a"]]
 
 
-async def test_pages_stay_right_while_jobs_come_and_go(store: SqlStore) -> None:
+async def test_pages_stay_right_while_jobs_come_and_go(store: Store) -> None:
     await create(store, *"abcd")
     first = await store.list_jobs(ALICE, None, 2, "")
     await create(store, "e")
@@ -319,7 +336,7 @@ async def test_pages_stay_right_while_jobs_come_and_go(store: SqlStore) -> None:
     assert second.next_token == ""
 
 
-async def test_an_owner_sees_its_own_jobs_only(store: SqlStore) -> None:
+async def test_an_owner_sees_its_own_jobs_only(store: Store) -> None:
     await create(store, "a", "b")
     assert await ids(store, 10, owner=BOB) == [[]]
     await create(store, "c", owner=BOB)
@@ -328,7 +345,7 @@ async def test_an_owner_sees_its_own_jobs_only(store: SqlStore) -> None:
     assert (await store.list_jobs(BOB, None, 10, token)).jobs == ()
 
 
-async def test_jobs_are_listed_by_state(store: SqlStore) -> None:
+async def test_jobs_are_listed_by_state(store: Store) -> None:
     jobs = await create(store, *"abcdefg")
     for job in jobs[::2]:
         await store.save(changed(job.cancel(LATER, ERROR), LATER))
@@ -338,12 +355,12 @@ async def test_jobs_are_listed_by_state(store: SqlStore) -> None:
 
 
 @pytest.mark.parametrize("token", ["abc", "1.5", "0x10", "12;", "j1", "-1", " 5 ", "1_0", "٣", "9" * 30])
-async def test_a_token_that_was_not_given_is_refused(store: SqlStore, token: str) -> None:
+async def test_a_token_that_was_not_given_is_refused(store: Store, token: str) -> None:
     with pytest.raises(ValueError, match="no page token"):
         await store.list_jobs(ALICE, None, 10, token)
 
 
-async def test_unfinished_jobs_come_oldest_first(store: SqlStore) -> None:
+async def test_unfinished_jobs_come_oldest_first(store: Store) -> None:
     jobs = await create(store, *"abcdef")
     waiting = await store.save(changed(jobs[0].await_remote(), LATER))
     runs = await store.save(changed(jobs[3].start(LATER, 1, WORKER), LATER))
@@ -357,7 +374,7 @@ async def test_unfinished_jobs_come_oldest_first(store: SqlStore) -> None:
 # --- compare and set
 
 
-async def test_saving_counts_the_version_up(store: SqlStore) -> None:
+async def test_saving_counts_the_version_up(store: Store) -> None:
     (job,) = await create(store, "j1")
     for number in range(1, 4):
         job = await store.save(changed(replace(job, percent=float(number)), LATER))
@@ -365,7 +382,7 @@ async def test_saving_counts_the_version_up(store: SqlStore) -> None:
         assert await store.get_job(JobId("j1")) == job
 
 
-async def test_a_stale_version_writes_nothing_at_all(store: SqlStore, path: Path) -> None:
+async def test_a_stale_version_writes_nothing_at_all(store: Store, path: Path) -> None:
     stale = await running(store)
     current = await store.save(replace(with_segments(stale, 0, said("one")), plan=PLAN, turns=b"turns"))
     before, events = counts(path, "j1"), await store.events(JobId("j1"), 0, 100)
@@ -384,7 +401,7 @@ async def test_a_stale_version_writes_nothing_at_all(store: SqlStore, path: Path
     assert (await store.finished_work(JobId("j1"))).turns == b"turns"
 
 
-async def test_a_job_that_was_deleted_cannot_be_saved(store: SqlStore, path: Path) -> None:
+async def test_a_job_that_was_deleted_cannot_be_saved(store: Store, path: Path) -> None:
     job = await running(store)
     await store.delete_job(job.id)
     with pytest.raises(ConflictError):
@@ -392,7 +409,7 @@ async def test_a_job_that_was_deleted_cannot_be_saved(store: SqlStore, path: Pat
     assert set(counts(path, "j1").values()) == {0}
 
 
-async def test_of_many_at_the_same_moment_one_wins(store: SqlStore, path: Path) -> None:
+async def test_of_many_at_the_same_moment_one_wins(store: Store, path: Path) -> None:
     job = await running(store)
     updates = [changed(job.complete(LATER), LATER), changed(job.cancel(LATER, ERROR), LATER)] * 5
     results = await asyncio.gather(*(store.save(update) for update in updates), return_exceptions=True)
@@ -403,7 +420,7 @@ async def test_of_many_at_the_same_moment_one_wins(store: SqlStore, path: Path) 
     assert counts(path, "j1")["events"] == 3
 
 
-async def test_an_update_whose_details_cannot_be_written_changes_nothing(store: SqlStore, path: Path) -> None:
+async def test_an_update_whose_details_cannot_be_written_changes_nothing(store: Store, path: Path) -> None:
     job = await running(store)
     before = counts(path, "j1")
     twice = replace(changed(replace(job, percent=50.0), LATER), segments=(FinalSegment(9, 0, said("a")[0]),) * 2)
@@ -417,7 +434,7 @@ async def test_an_update_whose_details_cannot_be_written_changes_nothing(store: 
 # --- events and segments
 
 
-async def told(store: SqlStore) -> tuple[Job, list[Change | FinalSegment]]:
+async def told(store: Store) -> tuple[Job, list[Change | FinalSegment]]:
     """A job with changes and segments in turns, and its events as they were made."""
     job = await running(store)
     events: list[Change | FinalSegment] = [
@@ -433,7 +450,7 @@ async def told(store: SqlStore) -> tuple[Job, list[Change | FinalSegment]]:
     return await store.save(update), [*events, *update.changes]
 
 
-async def test_events_are_changes_and_segments_in_one_order_after_any_number(store: SqlStore) -> None:
+async def test_events_are_changes_and_segments_in_one_order_after_any_number(store: Store) -> None:
     job, made = await told(store)
     assert [one.number for one in made] == list(range(1, job.last_event + 1))
     for after in range(job.last_event + 2):
@@ -441,7 +458,7 @@ async def test_events_are_changes_and_segments_in_one_order_after_any_number(sto
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
-async def test_events_that_are_read_in_pieces_are_the_same(store: SqlStore, limit: int) -> None:
+async def test_events_that_are_read_in_pieces_are_the_same(store: Store, limit: int) -> None:
     job, made = await told(store)
     read: list[Change | FinalSegment] = []
     while piece := await store.events(job.id, read[-1].number if read else 0, limit):
@@ -450,14 +467,14 @@ async def test_events_that_are_read_in_pieces_are_the_same(store: SqlStore, limi
     assert read == made
 
 
-async def test_one_jobs_events_are_not_anothers(store: SqlStore) -> None:
+async def test_one_jobs_events_are_not_anothers(store: Store) -> None:
     await told(store)
     await create(store, "j2")
     assert len(await store.events(JobId("j2"), 0, 100)) == 1
     assert await store.events(JobId("other"), 0, 100) == []
 
 
-async def test_a_change_and_segments_may_be_one_step(store: SqlStore) -> None:
+async def test_a_change_and_segments_may_be_one_step(store: Store) -> None:
     job = await running(store)
     update = changed(job, LATER)
     both = replace(update, segments=(FinalSegment(4, 0, said("a")[0]),), job=replace(update.job, last_event=4))
@@ -465,7 +482,7 @@ async def test_a_change_and_segments_may_be_one_step(store: SqlStore) -> None:
     assert await store.events(job.id, 2, 10) == [*both.changes, *both.segments]
 
 
-async def test_a_segment_comes_back_equal_with_its_words(store: SqlStore) -> None:
+async def test_a_segment_comes_back_equal_with_its_words(store: Store) -> None:
     job = await running(store)
     segment = Segment(0.1, 0.30000000000000004, " Olá 🎧!\n", "SPEAKER_00", WORDS)
     await store.save(with_segments(job, 0, (segment, Segment(1.0, 2.0, ""))))
@@ -474,7 +491,7 @@ async def test_a_segment_comes_back_equal_with_its_words(store: SqlStore) -> Non
 
 @pytest.mark.parametrize("count", [0, 1, 3, 6, 10])
 async def test_a_transcript_is_read_in_pieces_without_a_gap(
-    store: SqlStore, monkeypatch: pytest.MonkeyPatch, count: int
+    store: Store, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(sql, "SEGMENTS_A_READ", 3)
     job = await running(store)
@@ -489,7 +506,7 @@ async def test_a_transcript_is_read_in_pieces_without_a_gap(
 # --- what attempts made
 
 
-async def test_a_plan_windows_and_turns_are_kept_for_the_next_attempt(store: SqlStore) -> None:
+async def test_a_plan_windows_and_turns_are_kept_for_the_next_attempt(store: Store) -> None:
     job = await running(store)
     assert await store.finished_work(job.id) == FinishedWork()
     job = await store.save(JobUpdate(job, plan=PLAN))
@@ -500,21 +517,21 @@ async def test_a_plan_windows_and_turns_are_kept_for_the_next_attempt(store: Sql
     assert await store.finished_work(job.id) == FinishedWork(PLAN, frozenset({0, 2}), b"\x00turns")
 
 
-async def test_speakers_that_were_not_found_are_not_speakers_that_were_not_looked_for(store: SqlStore) -> None:
+async def test_speakers_that_were_not_found_are_not_speakers_that_were_not_looked_for(store: Store) -> None:
     job = await store.save(JobUpdate(await running(store), plan=PLAN))
     assert (await store.finished_work(job.id)).turns is None
     await store.save(JobUpdate(job, turns=b""))
     assert (await store.finished_work(job.id)).turns == b""
 
 
-async def test_a_window_is_finished_once(store: SqlStore) -> None:
+async def test_a_window_is_finished_once(store: Store) -> None:
     job = await store.save(with_segments(await running(store), 0, said("a")))
     with pytest.raises(IntegrityError):
         await store.save(with_segments(job, 0, said("a")))
     assert [final.segment.text async for final in store.segments(job.id)] == ["a"]
 
 
-async def test_finished_work_is_forgotten_for_another_plan_and_the_changes_stay(store: SqlStore) -> None:
+async def test_finished_work_is_forgotten_for_another_plan_and_the_changes_stay(store: Store) -> None:
     job = await store.save(JobUpdate(await running(store), plan=PLAN))
     job = await store.save(replace(with_segments(job, 0, said("a", "b")), turns=b"turns"))
     other = replace(PLAN, fingerprint="f2")
@@ -527,7 +544,7 @@ async def test_finished_work_is_forgotten_for_another_plan_and_the_changes_stay(
     assert (final.number, final.ordinal, final.segment.text) == (5, 0, "c")
 
 
-async def test_who_was_asked_to_run_which_attempt(store: SqlStore) -> None:
+async def test_who_was_asked_to_run_which_attempt(store: Store) -> None:
     (job,) = await create(store, "j1")
     assert await store.last_dispatch(job.id) is None
     await store.note_dispatch(job, 1, WorkerRef("http://a"), NOW)
@@ -544,7 +561,7 @@ async def test_who_was_asked_to_run_which_attempt(store: SqlStore) -> None:
 @pytest.mark.parametrize("to", AttemptState)
 @pytest.mark.parametrize("start", AttemptState)
 async def test_attempts_move_in_the_store_as_the_table_says(
-    store: SqlStore, start: AttemptState, to: AttemptState
+    store: Store, start: AttemptState, to: AttemptState
 ) -> None:
     job = await running(store)
     await store.note_dispatch(job, job.attempt, WORKER, NOW)
@@ -560,7 +577,7 @@ async def test_attempts_move_in_the_store_as_the_table_says(
     assert await store.last_dispatch(job.id) == Dispatch(job.attempt, WORKER.url, to if allowed else start)
 
 
-async def test_jobs_that_a_worker_may_have_accepted_are_known(store: SqlStore) -> None:
+async def test_jobs_that_a_worker_may_have_accepted_are_known(store: Store) -> None:
     asked, refused, waits = await create(store, "asked", "refused", "waits")
     for job in (asked, refused, ran := await running(store, "ran")):
         await store.note_dispatch(job, job.attempt + 1, WORKER, NOW)
@@ -573,7 +590,7 @@ async def test_jobs_that_a_worker_may_have_accepted_are_known(store: SqlStore) -
     assert waits.id not in await store.asked_jobs()
 
 
-async def test_a_job_and_its_attempt_end_in_one_step(store: SqlStore) -> None:
+async def test_a_job_and_its_attempt_end_in_one_step(store: Store) -> None:
     job = await running(store)
     await store.note_dispatch(job, job.attempt, WORKER, NOW)
     waiting = replace(changed(job.requeue("lost", 0.0), LATER), attempt_ended=AttemptState.CRASHED)
@@ -585,7 +602,7 @@ async def test_a_job_and_its_attempt_end_in_one_step(store: SqlStore) -> None:
     assert await store.crashes(job.id) == 1
 
 
-async def test_a_deleted_job_leaves_no_row_and_takes_no_others(store: SqlStore, path: Path) -> None:
+async def test_a_deleted_job_leaves_no_row_and_takes_no_others(store: Store, path: Path) -> None:
     for name in ("j1", "j2"):
         job = await store.save(JobUpdate(await running(store, name), plan=PLAN))
         await store.save(with_segments(job, 0, said("a", "b")))
@@ -598,7 +615,7 @@ async def test_a_deleted_job_leaves_no_row_and_takes_no_others(store: SqlStore, 
     await store.delete_job(JobId("j1"))
 
 
-async def test_the_wait_clock_is_one_number(store: SqlStore, path: Path) -> None:
+async def test_the_wait_clock_is_one_number(store: Store, path: Path) -> None:
     assert await store.read_wait_clock() == 0.0
     for seconds in (1.5, 1e7 + 0.125):
         await store.write_wait_clock(seconds)
@@ -609,7 +626,7 @@ async def test_the_wait_clock_is_one_number(store: SqlStore, path: Path) -> None
 # --- the database itself
 
 
-async def test_every_connection_writes_ahead_and_syncs_in_full(store: SqlStore, engines: list[AsyncEngine]) -> None:
+async def test_every_connection_writes_ahead_and_syncs_in_full(store: Store, engines: list[AsyncEngine]) -> None:
     async def pragma(connection: Any, name: str) -> Any:
         return (await connection.execute(text(f"PRAGMA {name}"))).scalar()
 
@@ -623,7 +640,7 @@ async def test_every_connection_writes_ahead_and_syncs_in_full(store: SqlStore, 
 
 
 async def test_who_reads_sees_what_is_committed_and_waits_for_no_writer(
-    store: SqlStore, engines: list[AsyncEngine]
+    store: Store, engines: list[AsyncEngine]
 ) -> None:
     job = await running(store)
     async with engines[0].begin() as writer:
@@ -635,14 +652,14 @@ async def test_who_reads_sees_what_is_committed_and_waits_for_no_writer(
     assert found.percent == 99.0
 
 
-async def test_many_writers_at_once_see_no_lock(store: SqlStore) -> None:
+async def test_many_writers_at_once_see_no_lock(store: Store) -> None:
     jobs = await create(store, *(f"j{i}" for i in range(30)))
     saved = await asyncio.gather(*(store.save(changed(job.await_remote(), LATER)) for job in jobs))
     assert {job.state for job in saved} == {JobState.QUEUED_REMOTE}
 
 
 async def test_a_database_that_cannot_grow_says_so_and_keeps_what_it_had(
-    store: SqlStore, engines: list[AsyncEngine], path: Path
+    store: Store, engines: list[AsyncEngine], path: Path
 ) -> None:
     job = await running(store)
     before = counts(path, "j1")
@@ -671,7 +688,7 @@ def differences(path: Path) -> list[Any]:
         engine.dispose()
 
 
-async def test_the_migrations_lead_to_the_schema(store: SqlStore, path: Path) -> None:
+async def test_the_migrations_lead_to_the_schema(store: Store, path: Path) -> None:
     assert differences(path) == []
     query(path, "DROP INDEX ix_jobs_owner_sequence")
     query(path, "ALTER TABLE jobs DROP COLUMN language")
@@ -703,7 +720,7 @@ async def test_a_migration_that_is_cut_is_done_whole_at_the_next_start(
 
 
 async def test_events_are_read_from_one_state_of_the_database(
-    store: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is written between reading the changes and reading the segments is all there the next time."""
     job = await running(store)
@@ -724,7 +741,7 @@ async def test_events_are_read_from_one_state_of_the_database(
     assert len(seen) == job.last_event + 2
 
 
-async def test_opening_a_database_that_is_already_there_changes_nothing(store: SqlStore, path: Path) -> None:
+async def test_opening_a_database_that_is_already_there_changes_nothing(store: Store, path: Path) -> None:
     await running(store)
     before = query(path, "SELECT type, name, sql FROM sqlite_master ORDER BY name")
     await store.open()
@@ -742,7 +759,7 @@ async def trouble(path: Path) -> str:
     return str(caught.value)
 
 
-async def test_a_database_of_a_newer_version_is_refused_in_words(store: SqlStore, path: Path) -> None:
+async def test_a_database_of_a_newer_version_is_refused_in_words(store: Store, path: Path) -> None:
     await store.close()
     query(path, "UPDATE alembic_version SET version_num = '9999'")
     said_of_it = await trouble(path)
@@ -779,7 +796,7 @@ async def test_a_place_where_no_file_can_be_is_refused_in_words(tmp_path: Path) 
 # --- what is asked of the database
 
 
-Ask = Callable[[SqlStore], Any]
+Ask = Callable[[Store], Any]
 
 ASKED: dict[str, Ask] = {
     "list": lambda store: store.list_jobs(ALICE, None, 50, ""),
@@ -810,7 +827,7 @@ def plans(path: Path, statements: Sequence[tuple[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("name", ASKED)
 async def test_no_question_walks_through_a_whole_table(
-    store: SqlStore, engines: list[AsyncEngine], path: Path, name: str
+    store: Store, engines: list[AsyncEngine], path: Path, name: str
 ) -> None:
     await store.create_jobs([new("j1")], "r")
     asked: list[tuple[str, Any]] = []
@@ -825,5 +842,5 @@ async def test_no_question_walks_through_a_whole_table(
     assert [step for step in told_of if step.startswith("SCAN") or "TEMP B-TREE" in step] == []
 
 
-async def test_a_walk_through_a_whole_table_would_be_seen(store: SqlStore, path: Path) -> None:
+async def test_a_walk_through_a_whole_table_would_be_seen(store: Store, path: Path) -> None:
     assert plans(path, [("SELECT * FROM jobs WHERE message = ?", ("x",))]) == ["SCAN jobs"]

@@ -1,0 +1,175 @@
+"""An engine that is a function of the recording: what it says of a window depends on nothing else.
+
+Invariant: the text of a window is the same in every run of the same plan, so that a transcript can be compared with
+what an undisturbed run would have given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable
+from random import Random
+
+from services.worker.work import (
+    AttemptKey,
+    Canceled,
+    Completed,
+    EngineState,
+    Failed,
+    ModelState,
+    Planned,
+    Progress,
+    Report,
+    Segment,
+    SpeakersFound,
+    SpeakerTurn,
+    StageChanged,
+    Window,
+    WindowFinished,
+    WindowPlan,
+    Work,
+)
+
+WINDOW_SECONDS = 30.0
+
+STATE = EngineState(
+    ready=True, models=(ModelState("demo", "loaded"), ModelState("other", "available")), diarization="demo"
+)
+
+ENGINE_CRASHED = Failed("ENGINE_CRASHED", "The engine process died.")
+
+
+def plan(sha256: str, revision: str) -> WindowPlan:
+    """3 to 8 windows; ``revision`` is the model's, and plans of two revisions differ."""
+    count = 3 + zlib.crc32(f"{sha256} {revision}".encode()) % 6
+    windows = tuple(Window(i, i * WINDOW_SECONDS, (i + 1) * WINDOW_SECONDS) for i in range(count))
+    return WindowPlan(fingerprint(revision), "en", 0.9, count * WINDOW_SECONDS, windows)
+
+
+def fingerprint(revision: str) -> str:
+    return f"fingerprint {revision}"
+
+
+def segments(sha256: str, revision: str, window: int) -> tuple[Segment, ...]:
+    """0 to 2 segments."""
+    count = zlib.crc32(f"{sha256} {revision} {window}".encode()) % 3
+    start = window * WINDOW_SECONDS
+    return tuple(
+        Segment(start + 10 * i, start + 10 * i + 5.0, f" {sha256[:8]} {revision} {window}.{i}") for i in range(count)
+    )
+
+
+def transcript(sha256: str, revision: str) -> list[Segment]:
+    """What an undisturbed run gives."""
+    found: list[Segment] = []
+    for window in plan(sha256, revision).windows:
+        found += segments(sha256, revision, window.index)
+    return found
+
+
+class SimulatedEngine:
+    """Implements services.worker.engine.protocol.Engine.
+
+    ``decoded`` is told of every window that is decoded; ``fail`` of a rule that the front broke.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        slots: int,
+        revision: str,
+        decoded: Callable[[AttemptKey, int], None],
+        fail: Callable[[str, str], None],
+    ) -> None:
+        self.running: dict[AttemptKey, Work] = {}
+        self.forgetful = False
+        """Whether it decodes finished windows again, as an engine may that batches across them."""
+        self._random = random
+        self._slots = slots
+        self._revision = revision
+        self._decoded = decoded
+        self._fail = fail
+        self._canceled: set[AttemptKey] = set()
+        self._newest: dict[str, int] = {}
+        self._crashes = 0
+
+    @property
+    def state(self) -> EngineState:
+        return STATE
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def changed(self, seen: EngineState) -> EngineState:
+        await asyncio.get_running_loop().create_future()
+        return seen
+
+    def crash(self) -> None:
+        """All that runs ends in Failed, as when the engine's process dies."""
+        self._crashes += 1
+
+    def run(self, work: Work) -> AsyncIterator[Report]:
+        if work.key in self.running:
+            self._fail("engine", f"{work.key} runs already")
+        newest = self._newest.get(work.key.job_id, 0)
+        if work.key.attempt < newest:
+            self._fail("newest attempt", f"{work.key} runs, though {newest} ran")
+        self._newest[work.key.job_id] = max(newest, work.key.attempt)
+        self.running[work.key] = work
+        self._canceled.discard(work.key)
+        if len(self.running) > self._slots:
+            self._fail("slots", f"{len(self.running)} runs in {self._slots} slots: {[*map(str, self.running)]}")
+        return self._run(work, self._crashes)
+
+    def cancel(self, key: AttemptKey) -> None:
+        if key in self.running:
+            self._canceled.add(key)
+
+    async def _run(self, work: Work, crashes: int) -> AsyncIterator[Report]:
+        try:
+            async for report in self._reports(work):
+                if self._crashes > crashes:
+                    yield ENGINE_CRASHED
+                    return
+                if work.key in self._canceled:
+                    yield Canceled()
+                    return
+                if isinstance(report, WindowFinished) and report.index not in _told(work):
+                    self._decoded(work.key, report.index)
+                yield report
+        finally:
+            self.running.pop(work.key, None)
+            self._canceled.discard(work.key)
+
+    async def _reports(self, work: Work) -> AsyncIterator[Report]:
+        sha256, finished = work.audio_path.name, work.finished
+        yield StageChanged("preparing")
+        await self._work(0.2)
+        made = plan(sha256, self._revision)
+        yield Planned(made)
+        same = finished is not None and finished.plan.fingerprint == made.fingerprint
+        if work.options.diarization and not (same and finished.turns is not None):
+            await self._work(0.3)
+            yield SpeakersFound((SpeakerTurn(0.0, made.duration, "SPEAKER_00"),))
+        yield StageChanged("transcribing")
+        done = finished.finished_windows if same else frozenset()
+        for window in made.windows:
+            if window.index in done and not self.forgetful:
+                continue
+            await self._work(0.6)
+            yield WindowFinished(window.index, segments(sha256, self._revision, window.index))
+            yield Progress(100 * (window.index + 1) / len(made.windows))
+        yield Completed(made.duration, 0.5)
+
+    async def _work(self, seconds: float) -> None:
+        if self._random.random() < 0.1:  # several reports at the same moment
+            return
+        await asyncio.sleep(self._random.expovariate(1 / seconds))
+
+
+def _told(work: Work) -> frozenset[int]:
+    return work.finished.finished_windows if work.finished is not None else frozenset()
