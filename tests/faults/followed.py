@@ -26,6 +26,7 @@ class Followed:
         self.events: list[Event] = []
         self.moved: list[float] = []
         self.end: str | None = None
+        self.ended = asyncio.Event()
         self.canceled = False
         """Whether somebody asked for its end."""
         self.followed_by = visitor
@@ -46,6 +47,7 @@ class Followed:
                 pass
             if self.end is None:
                 await asyncio.sleep(PAUSE_SECONDS)
+        self.ended.set()
         self._bell.ring()
 
     def _take(self, event: Event) -> None:

@@ -32,8 +32,8 @@ class Library:
 async def library(folder: Path) -> Library:
     """Writes the long ones, and runs each once through the real engine and once through the fake one."""
     recordings = tuple(_recordings(folder / "recordings"))
-    real = await _undisturbed(folder / "undisturbed", Shape(), recordings)
-    paced = await _undisturbed(folder / "undisturbed-paced", Shape(paced=PACED), recordings)
+    real = await undisturbed(folder / "undisturbed", Shape(), recordings)
+    paced = await undisturbed(folder / "undisturbed-paced", Shape(paced=PACED), recordings)
     return Library(recordings, real, paced)
 
 
@@ -54,7 +54,8 @@ def _renamed(path: Path, name: str) -> Path:
     return path.rename(path.with_name(name))
 
 
-async def _undisturbed(folder: Path, shape: Shape, recordings: tuple[Recording, ...]) -> Transcripts:
+async def undisturbed(folder: Path, shape: Shape, recordings: tuple[Recording, ...]) -> Transcripts:
+    """Each recording once, in a system that nothing happens to."""
     async with world(folder, shape, Outcome("undisturbed", 0)) as quiet:
         jobs = [await quiet.submit(recording) for recording in recordings]
         await quiet.ended()

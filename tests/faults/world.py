@@ -239,8 +239,11 @@ class World:
         self.outcome.jobs += len(self.jobs)
         for job in self.jobs:
             await self._judge(job, expected)
-        repeats = decodes.repeats(decodes.batches(self.log), self.blind)
-        self.outcome.take(repeats)
+        self.read_log()
+
+    def read_log(self) -> None:
+        """Counts what was decoded twice, and runs beyond the slots of a fake engine."""
+        self.outcome.take(decodes.repeats(decodes.batches(self.log), self.blind))
         for run in decodes.lines(self.log, "paced_engine_runs"):
             if run["running"] > run["slots"]:
                 self.outcome.oversubscribed += 1
