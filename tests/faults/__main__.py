@@ -61,10 +61,9 @@ async def _play_all(scenarios: Sequence[Scenario], seed: int, folder: Path) -> l
         except pytest.skip.Exception as skipped:
             print(f"{scenario.fault} is left out: {skipped}", file=sys.stderr, flush=True)
             continue
+        print(f"  {outcome.line}", file=sys.stderr, flush=True)
         if outcome.good:
             shutil.rmtree(own, ignore_errors=True)
-        else:
-            print(f"  a promise was broken: {outcome.notes[:3]}", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     return outcomes
 

@@ -80,6 +80,12 @@ class Outcome:
         )
 
     @property
+    def line(self) -> str:
+        """For whoever waits for the table."""
+        said = "kept" if self.good else f"BROKEN: {self.notes[:3]}"
+        return f"{self.times} times, {self.jobs} jobs, {self.seconds:.0f} s, recovery {self.recovery_median} s: {said}"
+
+    @property
     def recovery_median(self) -> float | None:
         return round(statistics.median(self.recoveries), 3) if self.recoveries else None
 
