@@ -5,11 +5,14 @@ Each mutant replaces one function of the services by one that leaves its rule ou
 
 from __future__ import annotations
 
+from asyncio import CancelledError, InvalidStateError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
+
+from grpc.aio import AioRpcError
 
 from services.contract.errors import ServiceError
 from services.controller import dispatch, wire
@@ -17,7 +20,7 @@ from services.controller.api_jobs import JobApi
 from services.controller.attempt import Attempt
 from services.controller.dispatch import Dispatcher
 from services.controller.jobs import AttemptState, Job, JobError, JobUpdate, with_segments
-from services.controller.run_stream import LinkLostError
+from services.controller.run_stream import LinkLostError, RunStream
 from services.controller.scheduling import ReadyQueue
 from services.worker.api import _LeftAlone
 from services.worker.attempt import Attempt as HeldAttempt
@@ -90,6 +93,12 @@ async def _attaches_without_cancel(self: Any) -> None:
         await _ATTACH(self)
     finally:
         self._abandoned = abandoned or self._abandoned
+
+
+async def _waits_for_the_call(self: Any, step: Any) -> bool:
+    with suppress(AioRpcError, InvalidStateError, CancelledError):
+        await step
+    return True
 
 
 async def _fails_with_its_stream(self: Any) -> AttemptState:
@@ -231,6 +240,7 @@ MUTANTS = (
         ((Attempt, "abandon", _abandons_silently), (Attempt, "_attach", _attaches_without_cancel)),
         4,
     ),
+    Mutant("who writes to a call that was canceled waits", ((RunStream, "_write", _waits_for_the_call),)),
     Mutant("a lost stream is a failure", ((Attempt, "_follow_through", _fails_with_its_stream),)),
     Mutant("running jobs are forgotten at a restart", ((Dispatcher, "_resume", _resumes_waiting_only),), 4),
     Mutant("who was asked is not asked again at a restart", ((Dispatcher, "_resume", _resumes_without_asking),)),

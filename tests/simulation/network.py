@@ -328,6 +328,7 @@ class VirtualCall:
         self._opening: asyncio.Future[None] = self.network.loop.create_future()
         self._sender: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._callbacks: list[Callable[[VirtualCall], None]] = []
 
     def __hash__(self) -> int:
         return self.number
@@ -350,6 +351,11 @@ class VirtualCall:
         if self._reader is not None:
             self._reader.cancel()
         return True
+
+    def add_done_callback(self, callback: Callable[[VirtualCall], None]) -> None:
+        if self.done():
+            self.network.loop.call_soon(callback, self)
+        self._callbacks.append(callback)
 
     async def write(self, message: Any) -> None:
         if self.done() or self._half_closed:
@@ -488,8 +494,10 @@ class VirtualCall:
     def _over(self) -> None:
         if self._connection is not None:
             self._connection.calls.pop(self, None)
-        if not self._opening.done():
+        if not self._opening.done() and not self._canceled:  # grpc.aio forgets those who write to a canceled call
             self._opening.set_result(None)
+        for callback in self._callbacks:
+            self.network.loop.call_soon(callback, self)
         if self._deadline is not None:
             self._deadline.cancel()
         if self._sender is not None and self._sender is not asyncio.current_task():
