@@ -34,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 31)
     chosen = [_timed(scenario, options) for scenario in SCENARIOS if not options.only or scenario.name in options.only]
     folder = Path(tempfile.mkdtemp(prefix="bulkscribe-faults-", dir=scratch_root()))
+    outcomes: list[Outcome] = []
     try:
-        outcomes = asyncio.run(_play_all(chosen, seed, folder))
+        asyncio.run(_play_all(chosen, seed, folder, outcomes))
     except (KeyboardInterrupt, asyncio.CancelledError):
+        show(outcomes)
         print("Stopped.", file=sys.stderr)
         return 130
     show(outcomes)
@@ -48,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if good else 1
 
 
-async def _play_all(scenarios: Sequence[Scenario], seed: int, folder: Path) -> list[Outcome]:
+async def _play_all(scenarios: Sequence[Scenario], seed: int, folder: Path, outcomes: list[Outcome]) -> None:
+    """One after the other; each row is there as soon as it is known."""
     cancel_on_signals(lambda _number: None)
     print(f"Seed {seed}. Undisturbed runs first ...", file=sys.stderr, flush=True)
     known = await library(folder)
-    outcomes: list[Outcome] = []
     for scenario in scenarios:
         print(f"{scenario.fault}, {scenario.times} times ...", file=sys.stderr, flush=True)
         own = folder / scenario.name
@@ -65,7 +67,6 @@ async def _play_all(scenarios: Sequence[Scenario], seed: int, folder: Path) -> l
         if outcome.good:
             shutil.rmtree(own, ignore_errors=True)
         outcomes.append(outcome)
-    return outcomes
 
 
 def _timed(scenario: Scenario, options: argparse.Namespace) -> Scenario:

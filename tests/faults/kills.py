@@ -22,6 +22,8 @@ SEEN_THROUGH = 0.75
 STOPPED_SECONDS = (2.0, 5.0)
 """More than three heartbeats of half a second."""
 ATTACHED_WITHIN_SECONDS = 5.0
+HANG_NOTICED_WITHIN_SECONDS = 80.0
+"""A ping every 10 s, which may take 60 s to be answered while a library is loaded."""
 
 
 def killed(name: str) -> Run:
@@ -105,6 +107,20 @@ def stopped(name: str) -> Run:
             await world.note_recovery(world.now)
 
     return run
+
+
+async def engine_hung(world: World, library: Library, times: int) -> None:
+    """SIGSTOP for good: the worker notices by itself, and starts another."""
+    for _ in range(times):
+        await _a_moment(world, library)
+        pid, begun = await world.engine(), world.now
+        os.kill(pid, signal.SIGSTOP)
+        with world.deaf():
+            while await world.engine() == pid:
+                await asyncio.sleep(0.2)
+        world.outcome.measure("hang to another engine", world.now - begun, at_most=HANG_NOTICED_WITHIN_SECONDS)
+        world.outcome.times += 1
+        await world.note_recovery(world.now)
 
 
 async def drained(world: World, library: Library, times: int) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from tests.disks import small_disk
+from tests.faults import clocks
 from tests.faults.library import Library
 from tests.faults.outcome import Outcome
 from tests.faults.scenarios import SMALL_DISK_MB, Scenario
@@ -38,6 +40,7 @@ async def _play(scenario: Scenario, times: int, folder: Path, library: Library, 
     with ExitStack() as stack:
         if scenario.disk:
             stack.enter_context(small_disk(folder / scenario.disk, SMALL_DISK_MB))
-        async with world(folder, scenario.shape, outcome) as made:
+        shape = replace(scenario.shape, own_settings=clocks.faked(folder)) if scenario.clocks else scenario.shape
+        async with world(folder, shape, outcome) as made:
             await scenario.run(made, library, times)
-            await made.settle(library.transcripts(scenario.shape))
+            await made.settle(library.transcripts(shape))

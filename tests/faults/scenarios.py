@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.faults import batch, full, kills, links, races
+from tests.faults import batch, clocks, full, kills, links, races
 from tests.faults.kills import Run
 from tests.faults.world import CONTROLLER, GATEWAY, WORKER, Shape
 
@@ -14,7 +14,7 @@ SMALL_DISK_MB = 100
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``disk``: the folder that lies on a disk of its own, of SMALL_DISK_MB."""
+    """``disk``: the folder that lies on a disk of its own, of SMALL_DISK_MB. ``clocks``: whether they can be set."""
 
     name: str
     fault: str
@@ -22,6 +22,7 @@ class Scenario:
     run: Run
     shape: Shape = field(default_factory=Shape)
     disk: str = ""
+    clocks: bool = False
 
 
 LEASE = {"REMOTE_WORKER_LEASE_SECONDS": "2"}
@@ -36,6 +37,7 @@ SCENARIOS = (
     Scenario("kill-batch", "batch runner killed", 15, batch.batch_killed),
     Scenario("stop-worker", "worker stopped, then let go on", 6, kills.stopped(WORKER)),
     Scenario("stop-engine", "engine child stopped, then let go on", 4, kills.stopped("engine")),
+    Scenario("hang-engine", "engine child stopped for good", 1, kills.engine_hung),
     Scenario("stop-controller", "controller stopped, then let go on", 6, kills.stopped(CONTROLLER)),
     Scenario("drain-worker", "SIGTERM to the worker, started again", 10, kills.drained),
     Scenario("cut-worker-link", "link to the worker cut", 20, links.cut(WORKER)),
@@ -78,6 +80,7 @@ SCENARIOS = (
         races.shared_worker,
         Shape(controllers=2, slots=2, paced=0.1),
     ),
+    Scenario("shift-clocks", "clocks set, forward and back", 15, clocks.shifted, clocks=True),
     Scenario("full-controller", "controller's disk full", 3, full.filled("controller"), disk="controller"),
     Scenario("full-worker", "worker's disk full", 3, full.filled("worker"), disk="worker"),
     Scenario("full-logs", "disk of the logs full", 3, full.filled("logs"), disk="logs"),

@@ -12,13 +12,11 @@ from tests.faults.play import play
 from tests.faults.scenarios import SCENARIOS
 
 TIMES = {
-    "kill-worker": 3,
-    "kill-controller": 3,
-    "kill-engine": 1,
+    "kill-worker": 2,
+    "kill-controller": 2,
     "kill-unheard": 1,
-    "drain-worker": 1,
     "refuse-worker-link": 1,
-    "cancel-race": 10,
+    "cancel-race": 5,
     "two-workers": 1,
 }
 SEED = 1
