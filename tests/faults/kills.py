@@ -116,7 +116,7 @@ async def engine_hung(world: World, library: Library, times: int) -> None:
         pid, begun = await world.engine(), world.now
         os.kill(pid, signal.SIGSTOP)
         with world.deaf():
-            while await world.engine() == pid:
+            while await world.engine() == pid:  # noqa: ASYNC110 - another process has no event to wait for
                 await asyncio.sleep(0.2)
         world.outcome.measure("hang to another engine", world.now - begun, at_most=HANG_NOTICED_WITHIN_SECONDS)
         world.outcome.times += 1
