@@ -18,13 +18,15 @@ Event = dict[str, Any]
 
 
 class Followed:
-    """``moved`` has the times (of the loop) of events that say that the job runs: a segment, or any news of a running job."""
+    """``moved`` has the times (of the loop) of events that say that the job runs: a segment, or any news of a running job;
+    ``told`` those of the segments."""
 
     def __init__(self, visitor: Visitor, recording: str, job_id: str, bell: Bell) -> None:
         self.recording = recording
         self.job_id = job_id
         self.events: list[Event] = []
         self.moved: list[float] = []
+        self.told: list[float] = []
         self.end: str | None = None
         self.ended = asyncio.Event()
         self.canceled = False
@@ -54,8 +56,11 @@ class Followed:
         self.events.append(event)
         if event["data"].get("status") in ENDS:
             self.end = self.end or event["data"]["status"]
+        now = asyncio.get_running_loop().time()
+        if "segment" in event["data"]:
+            self.told.append(now)
         if "segment" in event["data"] or event["data"].get("status") == "running":
-            self.moved.append(asyncio.get_running_loop().time())
+            self.moved.append(now)
             self._bell.ring()
 
 

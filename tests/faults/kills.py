@@ -15,7 +15,7 @@ from tests.faults.world import CONTROLLER, GATEWAY, WORKER, World
 Run = Callable[[World, Library, int], Awaitable[None]]
 
 LONGEST_WAIT_SECONDS = 1.2
-"""From news of a job to the fault: so it comes between windows, at the ends of jobs and between jobs."""
+"""From a window's end to the fault: so it comes within windows, at the ends of jobs and between jobs."""
 LONGEST_DOWN_SECONDS = 0.3
 SEEN_THROUGH = 0.75
 """The share of faults that the system may recover from before the next one; the others hit a system that is starting."""
@@ -140,7 +140,7 @@ async def drained(world: World, library: Library, times: int) -> None:
 async def _a_moment(world: World, library: Library) -> None:
     await world.keep_busy(library.recordings)
     if world.random.random() < SEEN_THROUGH:
-        await world.moves()
+        await world.next_segment()
     await asyncio.sleep(world.random.uniform(0, LONGEST_WAIT_SECONDS))
 
 

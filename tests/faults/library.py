@@ -10,8 +10,8 @@ from tests.faults.outcome import Outcome
 from tests.faults.world import Recording, Shape, Transcripts, World, world
 from tests.recordings import EXAMPLES
 
-LONG_SECONDS, MIDDLE_SECONDS = 420.0, 150.0
-"""About 14 windows and 5."""
+LONG_SECONDS, MIDDLE_SECONDS = 300.0, 90.0
+"""About 10 windows and 3."""
 PACED = 0.02
 
 

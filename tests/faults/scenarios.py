@@ -63,7 +63,7 @@ SCENARIOS = (
     Scenario("cut-controller-link", "link gateway to controller cut", 20, links.cut(CONTROLLER)),
     Scenario("stall-controller-link", "black hole to the controller", 3, links.gateway_stalled),
     Scenario(
-        "cancel-unreachable", "canceled while the worker is away", 5, races.canceled_while_unreachable, Shape(paced=0.4)
+        "cancel-unreachable", "canceled while the worker is away", 5, races.canceled_while_unreachable, Shape(paced=1.0)
     ),
     Scenario("cancel-race", "canceled at the job's end", 100, races.canceled_at_the_end, Shape(paced=0.05)),
     Scenario(
@@ -71,7 +71,7 @@ SCENARIOS = (
         "worker in a black hole beyond its lease",
         4,
         races.left_behind,
-        Shape(workers=2, paced=0.5, settings=LEASE),
+        Shape(workers=2, paced=1.0, settings=LEASE),
     ),
     Scenario(
         "two-controllers",

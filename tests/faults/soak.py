@@ -136,6 +136,7 @@ async def soak(folder: Path, jobs: int, clients: int, minutes: float, seed: int)
         usage = Usage(made.processes, NAMES)
         await _run(found, usage, visitors)
         seconds = made.now - began
+        outcome.times = sum(found.faults.values())
         made.read_log()
     return found, usage, seconds
 

@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -96,6 +96,7 @@ class World:
         """The taken slots of each worker, as last seen."""
         self._uploads: dict[tuple[Visitor, str], str] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._orphans: list[tuple[int, str]] = []
         self._following: list[asyncio.Task[None]] = []
 
     @property
@@ -138,9 +139,16 @@ class World:
     async def moves(self, since: float | None = None) -> float | None:
         """Waits for news, after ``since`` (else now), of a job that runs; returns the seconds, None where all end first."""
         since = self.now if since is None else since
+        return await self._news(since, lambda job: job.moved)
+
+    async def next_segment(self) -> None:
+        """Waits for the next segment of any job; not where all end first."""
+        await self._news(self.now, lambda job: job.told)
+
+    async def _news(self, since: float, moments: Callable[[Followed], Sequence[float]]) -> float | None:
         async with asyncio.timeout(RECOVERY_SECONDS):
             while True:
-                later = [moment for job in self.jobs for moment in job.moved[-50:] if moment >= since]
+                later = [moment for job in self.jobs for moment in moments(job)[-50:] if moment >= since]
                 if later:
                     return min(later) - since
                 if not self.going:
@@ -175,16 +183,14 @@ class World:
     # --- faults
 
     async def strike(self, name: str, down_seconds: float = 0.0) -> datetime:
-        """Kills a process alone, and starts it again (returns when); what it had started must have noticed."""
-        children = self.processes.children(name)
+        """Kills a process alone, and starts it again (returns when); what it had started must notice."""
+        children = [(child, _born(child)) for child in self.processes.children(name)]
         with self.deaf():
             await self.processes.strike(name)
         await asyncio.sleep(down_seconds)
         started = self.clock()
         await self.processes.start(name)
-        left = [child for child in children if _alive(child)]
-        if left:
-            self.outcome.promise(False, f"left behind by the {name}: {left}")
+        self._orphans += children
         return started
 
     @contextmanager
@@ -231,6 +237,8 @@ class World:
     async def settle(self, expected: Transcripts) -> None:
         """Waits for all jobs to end, and judges them."""
         await self.ended()
+        left = [pid for pid, born in self._orphans if born and _born(pid) == born]
+        self.outcome.promise(not left, f"processes were left behind by those that were killed: {left}")
         for visitor in {job.followed_by for job in self.jobs}:
             mine = {job.job_id for job in self.jobs if job.followed_by is visitor}
             there = await visitor.jobs()
@@ -407,11 +415,13 @@ def _names(kind: str, count: int) -> list[str]:
     return [kind if number == 1 else f"{kind}-{number}" for number in range(1, count + 1)]
 
 
-def _alive(pid: int) -> bool:
+def _born(pid: int) -> str:
+    """When the process began, in the kernel's ticks, which tells it from a later one of the same number; "" for none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return ""
+    return "" if state == "Z" else fields[18]
 
 
 async def _engines_ready(system: ScratchSystem, ports: Sequence[int]) -> None:
