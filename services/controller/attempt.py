@@ -44,6 +44,11 @@ CRASHES_ALLOWED = 3
 """Attempts that an engine's death may cost a job: after so many it is the recording that kills it."""
 
 
+BEGINS_ANEW = (
+    "The recording is cut otherwise than before (another model, or another version); its transcript begins anew."
+)
+"""Told to watchers, who have segments that are no longer part of it."""
+
 NOT_HELD = frozenset({Reason.ATTEMPT_UNKNOWN, Reason.ATTEMPT_STALE})
 """What a worker says of an attempt that it does not have. A stream that was taken over is none of them: whoever did it
 (a call that the network repeated) does not follow the attempt, and this side takes it back."""
@@ -277,7 +282,8 @@ class Attempt:
         if known.fingerprint == plan.fingerprint:
             return JobUpdate(job)
         self._finished_windows = set()
-        return JobUpdate(replace(job, segment_count=0), plan=plan, forget_finished_work=True)
+        anew = changed(replace(job, segment_count=0, message=BEGINS_ANEW), datetime.now(UTC))
+        return replace(anew, plan=plan, forget_finished_work=True)
 
     async def _window_finished(self, job: Job, index: int, segments: tuple[Segment, ...]) -> JobUpdate:
         """A window that an earlier attempt finished stays as it is: its segments were told to watchers already."""

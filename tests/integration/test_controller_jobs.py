@@ -150,6 +150,8 @@ async def test_another_plan_starts_the_transcript_again(client: Client, worker: 
     worker.plan = lambda dispatch: next(scripts)
     job = await client.wait(await client.submit(), "complete")
     assert [part.segment.text for part in (await client.transcript(job.job_id))[1:]] == [" uno", " dos"]
+    told = [event.changed.message for event in await client.events(job.job_id)]
+    assert sum("begins anew" in message for message in told) == 1
 
 
 async def test_a_recording_that_kills_the_engine_each_time_fails(client: Client, worker: FakeWorker) -> None:

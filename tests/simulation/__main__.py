@@ -58,6 +58,7 @@ class Summary:
 def run_piece(seeds: range) -> list[Result]:
     """The collector would run finalizers of one world in the middle of another: it has its turn in between."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     with machine_replaced() as machine:
         results = [simulate(seed, machine) for seed in seeds]
@@ -79,7 +80,7 @@ def run_all(seeds: range, jobs: int) -> Iterator[Result]:
 
 def show(result: Result, lines: int) -> None:
     said = ": ".join(result.failure) if result.failure else f"nothing broke, {result.steps} steps"
-    print(f"\nseed {result.seed}: {said}")
+    print(f"\nseed {result.seed}: {said}", flush=True)
     for line in result.trace[-lines:]:
         print(f"  {line}")
 

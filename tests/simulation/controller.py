@@ -45,21 +45,21 @@ class UploadsDone:
 
 
 class ControllerMachine:
-    def __init__(self, world: World, number: int, lease_seconds: float) -> None:
+    def __init__(self, world: World, number: int, settings: DispatchSettings) -> None:
         self.name = f"controller-{number}"
         self.tables = Tables()
         self.blobs = Blobs()
-        self.rules = Rules(world.fail, world.note)
+        self.rules = Rules(world.fail, world.note, settings)
         self.process: Process | None = None
         self.api: JobApi | None = None
         self.dispatcher: Dispatcher | None = None
         self.store: SimulatedStore | None = None
         self.failing = 0.0
-        self.armed: str = ""
-        """"before" or "after": the process dies at its next commit."""
+        self.armed = ("", "")
+        """When the process dies: "before" or "after" its next commit, and of which kind ("any" for all)."""
         self._world = world
         self._random: Random = world.random
-        self._settings = DispatchSettings(600.0, 3600.0, lease_seconds, INTERVAL_SECONDS)
+        self._settings = settings
 
     def add_recording(self, content: bytes, number: int) -> UploadId:
         sha256 = self.blobs.add(content)
@@ -104,9 +104,7 @@ class ControllerMachine:
 
     async def _main(self, process: Process) -> None:
         world = self._world
-        store = self.store = SimulatedStore(
-            self.tables, process, self.rules, self._random, lambda: self._die("before"), lambda: self._die("after")
-        )
+        store = self.store = SimulatedStore(self.tables, process, self.rules, self._random, self._die_if_armed)
         store.failing = self.failing
         clock = WaitClock(world.loop.time, await store.read_wait_clock())
         watchers = Watchers()
@@ -123,14 +121,15 @@ class ControllerMachine:
         ]
         fleet = Fleet("required", links, links[0], None, True)
         self.api = JobApi(stores.journal, watchers, dispatcher, fleet, UploadsDone(self.tables))
+        store.started = True
         async with asyncio.TaskGroup() as roots:
             roots.create_task(dispatcher.run(), name="dispatcher")
             for link in links:
                 roots.create_task(link.run(), name=f"link {link.url}")
 
-    def _die(self, when: str) -> None:
-        if self.armed == when:
-            self.armed = ""
-            self._world.note("dies at a commit", self.name, when)
+    def _die_if_armed(self, when: str, kind: str) -> None:
+        if self.armed in ((when, kind), (when, "any")):
+            self.armed = ("", "")
+            self._world.note("dies at a commit", self.name, when, kind)
             self.crash()
             self._world.faults.restart(self)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_FAULTS = 14
 
-LINK_FAULTS = ("link broken", "road closed", "road slow")
+LINK_FAULTS = ("link broken", "road closed", "road slow", "link broken at a run", "road closed at a run")
 CONTROLLER_FAULTS = ("controller crash", "controller crash at a commit")
 
 LONG_DELAY = 0.01
@@ -40,6 +40,8 @@ class Faults:
             self._remove_worker,
             self._break_link,
             self._close_road,
+            self._break_link_at_run,
+            self._close_road_at_run,
             self._slow_road,
             self._fill_disk,
             self._crash_engine,
@@ -146,9 +148,10 @@ class Faults:
         controller = self._controller()
         if controller.alive:
             self._begin("controller crash at a commit", controller.name)
-            controller.armed = self._random.choice(("before", "after"))
+            kind = self._random.choice(("any", "dispatch", "start", "start", "end", "event"))
+            controller.armed = (self._random.choice(("before", "after")), kind)
             await asyncio.sleep(3.0)
-            controller.armed = ""
+            controller.armed = ("", "")
 
     def restart(self, machine: WorkerMachine | ControllerMachine, longest: float = 8.0) -> None:
         """After a while, by whoever watches over the machine."""
@@ -184,6 +187,33 @@ class Faults:
         await self._wait(20.0)
         road.reopen()
         self._world.note("road open", road.name)
+
+    async def _break_link_at_run(self) -> None:
+        """While a worker is asked: what it answers may be lost."""
+        road = self._road()
+        self._begin("link broken at a run", road.name)
+        road.at_run = road.break_connections
+
+    async def _close_road_at_run(self) -> None:
+        """For longer than most leases."""
+        road = self._road()
+        self._begin("road closed at a run", road.name)
+        closed, over = asyncio.Event(), asyncio.Event()
+
+        def close() -> None:
+            if not over.is_set():
+                road.close(up=False, down=True)
+                closed.set()
+
+        road.at_run = close
+        try:
+            async with asyncio.timeout(5.0):
+                await closed.wait()
+            await asyncio.sleep(self._random.uniform(5.0, 25.0))
+        except TimeoutError:
+            road.at_run = None
+        over.set()
+        road.reopen()
 
     async def _slow_road(self) -> None:
         road = self._road()

@@ -8,6 +8,9 @@ from typing import Any
 
 from bulkscribe.worker.v1 import worker_pb2
 
+from services.contract.errors import Reason
+from services.controller.attempt import CRASHES_ALLOWED
+from services.controller.dispatch import DispatchSettings
 from services.controller.jobs import AttemptState, Job, JobError, JobId, JobState, JobUpdate
 from services.controller.scheduling import Demand, Offer, ReadyQueue
 from services.worker.work import AttemptKey
@@ -26,9 +29,10 @@ CANCEL_SECONDS = 1.0
 class Rules:
     """One controller's; told of every commit."""
 
-    def __init__(self, fail: Fail, note: Callable[..., None]) -> None:
+    def __init__(self, fail: Fail, note: Callable[..., None], settings: DispatchSettings) -> None:
         self._fail = fail
         self._note = note
+        self._settings = settings
         self.submitted: dict[JobId, None] = {}
         """Acknowledged to their clients."""
         self.canceled: dict[JobId, float] = {}
@@ -133,13 +137,25 @@ class Rules:
             if job.id not in self.wanted_canceled:
                 self._fail("cancel asked", f"{job.id} is canceled and nobody asked")
         elif job.state is JobState.FAILED:
-            if sum(asked.state is AttemptState.CRASHED for asked in row.attempts.values()) < 2:
+            if not self._may_have_failed(row):
                 self._fail("failed for a reason", f"{job.id}: {_said(job.error)}, {list(row.attempts.values())}")
         else:
             self._fail("all end", f"{job.id} is {job.state.value} ({job.stage}, attempt {job.attempt})")
         numbers = sorted([*row.changes, *row.segments])
         if row.plan is not None and numbers != list(range(1, job.last_event + 1)) and not self.forgot(row):
             self._fail("events gapless", f"{job.id}: {numbers}")
+
+    def _may_have_failed(self, row: Row) -> bool:
+        """By the engine's third death, or a limit on time that is over."""
+        job = row.job
+        assert job.error is not None
+        assert job.finished_at is not None
+        if job.error.code == Reason.REMOTE_WORKER_CAPACITY.value:
+            return (job.finished_at - job.created_at).total_seconds() >= self._settings.capacity_seconds
+        if job.error.code == Reason.REMOTE_WORKER_TIMEOUT.value and job.started_at is not None:
+            return (job.finished_at - job.started_at).total_seconds() >= self._settings.run_seconds
+        crashes = sum(asked.state is AttemptState.CRASHED for asked in row.attempts.values())
+        return job.error.code == Reason.REMOTE_FAILED.value and crashes >= CRASHES_ALLOWED - 1
 
     @staticmethod
     def forgot(row: Row) -> bool:
@@ -223,17 +239,17 @@ class Decodes:
 
     def __init__(self, fail: Fail) -> None:
         self._fail = fail
-        self._first: dict[tuple[str, str, int], object] = {}
+        self._first: dict[tuple[str, str, int], Any] = {}
         self.twice: Counter[str] = Counter()
 
-    def note(self, job_id: str, revision: str, window: int, life: object, explain: Callable[[object], str]) -> None:
-        """``life``: the process that decodes; ``explain`` names what happened to the one that decoded it before."""
+    def note(self, job_id: str, revision: str, window: int, life: Any, explain: Callable[[str, int, Any], str]) -> None:
+        """``life``: who decodes; ``explain`` names what happened to whoever decoded it before."""
         key = (job_id, revision, window)
         before = self._first.get(key)
         self._first[key] = life
         if before is None:
             return
-        reason = explain(before)
+        reason = explain(job_id, window, before)
         self.twice[reason or "unexplained"] += 1
         if not reason:
             self._fail("decoded once", f"window {window} of {job_id} again, though nothing happened")

@@ -67,6 +67,8 @@ class Road:
         self.name = name
         self.closed = [False, False]
         self.slowness = 1.0
+        self.at_run: Callable[[], None] | None = None
+        """Called once, when the first message of the next `Run` is under way."""
         self.connections: list[Connection] = []
         self._network = network
         self._waiting: list[Pipe] = []
@@ -449,6 +451,9 @@ class VirtualCall:
         self._up.send(data)
         if self._first:
             self._first = False
+            if self.road.at_run is not None and self.path.endswith("/Run"):
+                at_run, self.road.at_run = self.road.at_run, None
+                self.network.loop.call_later(3 * self.network.delay(self.road), at_run)
             self._maybe_repeat([data])
 
     async def _send_all(self, requests: AsyncIterator[Any]) -> None:
@@ -509,7 +514,7 @@ class VirtualCall:
             return
         if network.random.random() < network.weather.repeat:
             network.repeats += 1
-            wait = network.random.expovariate(1.0) * network.random.choice((0.01, 0.5, 5.0))
+            wait = network.random.expovariate(1.0) * network.random.choice((0.01, 0.5, 5.0, 15.0))
             network.loop.call_later(wait, Ghost, network, self.channel.url, self.path, items)
 
 

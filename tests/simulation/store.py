@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from services.controller.jobs import (
+    WAITING,
     AttemptState,
     Change,
     FinalSegment,
@@ -36,7 +37,8 @@ class DiskError(Exception):
 class SimulatedStore:
     """Implements services.controller.store.protocol.Store, as far as controllers without uploads ask.
 
-    ``before`` and ``after`` are called around each commit, and may kill the process.
+    ``around`` is called before and after each commit, with "before" or "after" and what is committed; it may kill the
+    process.
     """
 
     def __init__(
@@ -45,17 +47,16 @@ class SimulatedStore:
         process: Process,
         rules: Rules,
         random: Random,
-        before: Callable[[], None],
-        after: Callable[[], None],
+        around: Callable[[str, str], None],
     ) -> None:
         self._memory = MemoryStore(tables)
         self._process = process
         self._rules = rules
         self._random = random
-        self._before = before
-        self._after = after
+        self._around = around
         self.failing = 0.0
-        """The probability that a write fails."""
+        """The probability that a write fails; reads fail less often, and not at the start, which is then over."""
+        self.started = False
 
     # --- reads
 
@@ -68,7 +69,7 @@ class SimulatedStore:
         return await self._memory.jobs_of_request(owner, request_id)
 
     async def get_job(self, job_id: JobId) -> Job | None:
-        await self._pause()
+        await self._read()
         return await self._memory.get_job(job_id)
 
     async def list_jobs(self, owner: Owner, state: JobState | None, limit: int, token: str) -> Page:
@@ -84,15 +85,15 @@ class SimulatedStore:
         return await self._memory.asked_jobs()
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
-        await self._pause()
+        await self._read()
         return await self._memory.last_dispatch(job_id)
 
     async def crashes(self, job_id: JobId) -> int:
-        await self._pause()
+        await self._read()
         return await self._memory.crashes(job_id)
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
-        await self._pause()
+        await self._read()
         return await self._memory.finished_work(job_id)
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
@@ -125,7 +126,9 @@ class SimulatedStore:
             check()
             return job
 
-        return await self._write(commit)
+        row = self._memory.tables.jobs.get(update.job.id)
+        starts = row is not None and row.job.state in WAITING and update.job.state is JobState.RUNNING
+        return await self._write(commit, "start" if starts else "end" if update.job.state.ended else "event")
 
     async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
         async def commit() -> None:
@@ -133,7 +136,7 @@ class SimulatedStore:
             await self._memory.note_dispatch(job, attempt, worker, now)
             check()
 
-        await self._write(commit)
+        await self._write(commit, "dispatch")
 
     async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:
         await self._write(lambda: self._memory.end_attempt(job_id, attempt, state, now))
@@ -141,16 +144,21 @@ class SimulatedStore:
     async def write_wait_clock(self, seconds: float) -> None:
         await self._write(lambda: self._memory.write_wait_clock(seconds))
 
-    async def _write(self, commit: Callable[[], Any]) -> Any:
+    async def _write(self, commit: Callable[[], Any], kind: str = "") -> Any:
         await self._pause()
-        self._before()
+        self._around("before", kind)
         self._process.require_life()
         if self.failing and self._random.random() < self.failing:
             raise StoreFullError if self._random.random() < 0.5 else DiskError("the disk is not what it was")
         result = await commit()
-        self._after()
+        self._around("after", kind)
         await self._pause()
         return result
+
+    async def _read(self) -> None:
+        await self._pause()
+        if self.failing and self.started and self._random.random() < self.failing / 4:
+            raise DiskError("the disk is not what it was")
 
     async def _pause(self) -> None:
         self._process.require_life()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,16 @@ NO_METRICS = NoMetrics()
 class Health(health_pb2_grpc.HealthServicer):
     async def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+
+
+@dataclass(frozen=True)
+class Life:
+    """Who decoded a window, and as of when."""
+
+    machine: WorkerMachine
+    process: Process
+    disk: Disk
+    engine_crashes: int
 
 
 class WorkerMachine:
@@ -125,15 +136,14 @@ class WorkerMachine:
         return f"holds {held}, runs {running}, {taken} slots taken" if held or running or taken else ""
 
     def _decoded(self, key: AttemptKey, window: int) -> None:
-        life = self.process
-        assert life is not None
-        if not life.alive:
+        process = self.process
+        assert process is not None
+        if not process.alive:
             return
-        crashes = self.engine_crashes
-        self._world.decoded(self, key, window, (life, crashes))
+        self._world.decoded(self, key, window, Life(self, process, self.disk, self.engine_crashes))
         if self.armed:
             self.armed = False
             self._world.note("dies at a window", self.name)
             self.crash()
             self._world.faults.restart(self)
-            life.require_life()
+            process.require_life()

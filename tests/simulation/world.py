@@ -18,11 +18,12 @@ from typing import Any
 from bulkscribe.jobs.v1 import jobs_pb2
 
 from services.contract.errors import Reason, ServiceError
+from services.controller.dispatch import DispatchSettings
 from services.controller.jobs import JobId
 from services.controller.store.protocol import StoreFullError
 from services.worker.work import AttemptKey
 from tests.simulation import engine
-from tests.simulation.controller import OWNER, CallBrokeError, ControllerMachine
+from tests.simulation.controller import INTERVAL_SECONDS, OWNER, CallBrokeError, ControllerMachine
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Decodes, WatchedQueue
 from tests.simulation.loop import StuckError, VirtualLoop
@@ -30,7 +31,7 @@ from tests.simulation.network import Network, Weather
 from tests.simulation.patches import Log, Machine
 from tests.simulation.process import CURRENT, Process, adopt
 from tests.simulation.store import DiskError
-from tests.simulation.worker import WorkerMachine
+from tests.simulation.worker import Life, WorkerMachine
 
 FAULT_SECONDS = 30.0
 """Faults happen in so much of a world's time; then everything must end."""
@@ -95,7 +96,7 @@ class World:
         self._trace: deque[str] | None = deque(maxlen=lines) if trace else None
         self._digest = hashlib.sha256()
         self._over = asyncio.Event()
-        weather = Weather(random.choice((0.001, 0.004, 0.03)), random.choice((0.0, 0.0, 0.0, 0.05, 0.2)))
+        weather = Weather(random.choice((0.001, 0.004, 0.03)), random.choice((0.0, 0.0, 0.0, 0.1, 0.5)))
         self.network = Network(loop, random, weather)
         self.decodes = Decodes(self.fail)
         mixed = random.random() < 0.1
@@ -105,8 +106,15 @@ class World:
         ]
         self.workers[0].forgetful = random.random() < 0.05
         self.controllers = [
-            ControllerMachine(self, number, random.choice((8.0, 20.0))) for number in range(random.choice((1, 1, 2)))
+            ControllerMachine(self, number, self._settings()) for number in range(random.choice((1, 1, 2)))
         ]
+
+    def _settings(self) -> DispatchSettings:
+        """Long limits mostly, so that a job that fails by one of them is no rule of its own."""
+        chance = self.random.random
+        run_seconds = 8.0 if chance() < 0.1 else 600.0
+        capacity_seconds = 15.0 if chance() < 0.1 else 3600.0
+        return DispatchSettings(run_seconds, capacity_seconds, self.random.choice((5.0, 8.0, 20.0)), INTERVAL_SECONDS)
 
     # --- what others tell
 
@@ -153,7 +161,7 @@ class World:
         if process.alive and not task.cancelled() and task.exception() is not None:
             self.fail("process lives", f"{process.name}: {name}: {task.exception()!r}")
 
-    def decoded(self, worker: WorkerMachine, key: AttemptKey, window: int, life: tuple[Process, int]) -> None:
+    def decoded(self, worker: WorkerMachine, key: AttemptKey, window: int, life: Life) -> None:
         self.note("decoded", worker.url, key, window)
         self.faults.count_decode()
         controller = next(one for one in self.controllers if key.job_id in one.tables.jobs)
@@ -163,17 +171,21 @@ class World:
         if self.faults.quiet:
             controller.rules.decoding_canceled(key, self.loop.time())
 
-        def explain(before: Any) -> str:
-            process, engine_crashes = before
-            if not process.alive:
-                written = (key.job_id, window) in worker.disk.journal.windows
-                lost = written and len(self.workers) == 1 and not self.network.repeats
-                return "" if lost else "worker ended"
-            if process is life[0] and engine_crashes < worker.engine_crashes:
-                return "engine crashed"
-            return self.faults.explanation()
+        self.decodes.note(key.job_id, worker.revision, window, life, self._explain)
 
-        self.decodes.note(key.job_id, worker.revision, window, life, explain)
+    def _explain(self, job_id: str, window: int, before: Life) -> str:
+        """Why a window is decoded again that was decoded before; nothing where nothing explains it."""
+        machine = before.machine
+        if before.process.alive:
+            crashed = before.engine_crashes < machine.engine_crashes
+            return "engine crashed" if crashed else self.faults.explanation()
+        if machine.gone:
+            return "worker gone for good"
+        if before.disk is not machine.disk:
+            return "worker lost its disk"
+        if (job_id, window) not in machine.disk.journal.windows:
+            return "worker ended before it was written"
+        return "worker away for longer than its lease" if len(self.workers) > 1 else self.faults.explanation()
 
     # --- its way
 
