@@ -21,7 +21,7 @@ import pytest
 from benchmarks.running import scratch_root
 from scripts.processes import cancel_on_signals
 from tests.faults.library import library
-from tests.faults.outcome import Outcome, save, show
+from tests.faults.outcome import Outcome, save_rows, show
 from tests.faults.play import play
 from tests.faults.scenarios import SCENARIOS, Scenario
 
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_play_all(chosen, seed, folder, outcomes))
     except (KeyboardInterrupt, asyncio.CancelledError):
         show(outcomes)
+        save_rows(outcomes)
         print("Stopped.", file=sys.stderr)
         return 130
     show(outcomes)
     good = all(outcome.good for outcome in outcomes)
-    if not options.only:
-        save("faults", {"seed": seed, "good": good, "faults": [outcome.document() for outcome in outcomes]})
+    save_rows(outcomes)
     if good:
         shutil.rmtree(folder, ignore_errors=True)
     return 0 if good else 1

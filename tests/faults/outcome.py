@@ -138,6 +138,15 @@ def _figure(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.2f}"
 
 
+def save_rows(outcomes: Sequence[Outcome]) -> Path:
+    """Into `benchmarks/results/faults.json`; rows of faults that were not had this time stay as they are."""
+    path = RESULTS / "faults.json"
+    rows = json.loads(path.read_text())["faults"] if path.exists() else {}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rows |= {outcome.fault: outcome.document() | {"measuredAt": now} for outcome in outcomes}
+    return save("faults", {"good": all(row["good"] for row in rows.values()), "faults": rows})
+
+
 def save(name: str, content: dict[str, Any]) -> Path:
     """Writes `benchmarks/results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)
