@@ -1,7 +1,7 @@
 """`make faults`, or `python -m tests.faults`: breaks a real system again and again, and counts what was lost.
 
 Recovery is counted from the end of a fault (the process answers again, the link is back) to the first news of a job that
-runs, as a client of the gateway gets it.
+runs, as a client of the gateway gets it; how long it is to the next segment is told below the table.
 """
 
 from __future__ import annotations

@@ -223,14 +223,16 @@ class World:
                 os.kill(pid, signal.SIGCONT)
 
     async def note_recovery(self, since: float) -> None:
-        """``since``: when the fault was over."""
+        """``since``: when the fault was over. Two figures: until a job is shown running, until the next segment comes."""
         try:
             seconds = await self.moves(since)
+            if seconds is not None:
+                self.outcome.recoveries.append(seconds)
+            seconds = await self._news(since, lambda job: job.told)
+            if seconds is not None:
+                self.outcome.measure("end of the fault to the next segment", seconds)
         except TimeoutError:
-            self.outcome.note(f"nothing moved within {RECOVERY_SECONDS:g} s of the end of a fault")
-            return
-        if seconds is not None:
-            self.outcome.recoveries.append(seconds)
+            self.outcome.promise(False, f"nothing moved within {RECOVERY_SECONDS:g} s of the end of a fault")
 
     # --- what became of it
 
