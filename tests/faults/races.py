@@ -66,10 +66,10 @@ async def left_behind(world: World, library: Library, times: int) -> None:
             await world.until(job, attempt=2)
             world.outcome.measure("stall to running elsewhere", world.now - begun)
             await asyncio.sleep(world.random.uniform(0, 2.0))
-        link.heal()
-        since = world.now
+            link.heal()
+            since = world.now
+            await world.idle(first)  # it goes on until it is told
         world.outcome.times += 1
-        await world.idle(first)
         world.outcome.measure("link back to slot free", world.now - since, at_most=FREE_WITHIN_SECONDS)
         await world.note_recovery(since)
         await world.ended([job])
