@@ -51,6 +51,15 @@ up: setup  ## worker, controller and gateway in the foreground
 bench: setup  ## the benchmarks
 	@$(RUN) -m benchmarks
 
+.PHONY: faults
+faults: setup  ## the simulation, then hundreds of faults on real processes; about half an hour
+	@$(RUN) -m tests.simulation --seeds 10000
+	$(RUN) -m tests.faults
+
+.PHONY: soak
+soak: setup  ## thousands of jobs of hundreds of clients, with a fault every half minute; a quarter of an hour
+	@$(RUN) -m tests.faults.soak
+
 .PHONY: check
 check: setup  ## format, lint, types, import rules, contracts, generated files
 	@$(RUN) -m ruff format --check --quiet . || { echo "Not formatted; run: .venv/bin/ruff format ."; exit 1; }

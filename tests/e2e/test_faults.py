@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import pytest
 
 from benchmarks.corpus import make_corpus
 from benchmarks.scoring import word_errors
-from tests.e2e.processes import Processes, browsing, processes
+from tests.disks import grow, small_disk
 from tests.gateway import Browser, events_of
+from tests.processes import Processes, browsing, processes
 from tests.recordings import encode, tone
 
 END_SECONDS = 90.0
@@ -164,25 +164,6 @@ async def test_ctrl_c_in_every_program_while_it_works(up: Processes, browser: Br
 
 
 # --- full disks
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A real file system of that size; needs the right to mount one."""
-    folder.mkdir(parents=True)
-    options = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(options, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("a small disk cannot be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def grow(disk: Path, megabytes: int) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={megabytes}m", str(disk)], check=True)
 
 
 async def test_the_controllers_disk_is_full_during_an_upload(tmp_path: Path) -> None:

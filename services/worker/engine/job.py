@@ -179,6 +179,7 @@ class _Job:
                 continue
             self._check()
             decoded = decoder.decode([prepare.cut_out(samples, window) for window in batch])
+            log.info("windows_decoded", windows=_indexes(batch), reported=_indexes(missing))
             for window, segments in zip(batch, decoded, strict=True):
                 if window not in missing:
                     continue
@@ -209,6 +210,10 @@ class _SpeechProgress:
         if now - self._last >= _PROGRESS_SECONDS:
             self._last = now
             self._report(Progress(min(100.0, round(100 * self._done / self._total, 1))))
+
+
+def _indexes(windows: Sequence[SpeechWindow]) -> list[int]:
+    return [window.index for window in windows]
 
 
 def _batches(windows: Sequence[SpeechWindow], size: int) -> Iterator[Sequence[SpeechWindow]]:

@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -20,12 +20,13 @@ READY_SECONDS = 60.0
 
 
 class Processes:
-    """By the names worker, controller and gateway; output goes to files beside the logs."""
+    """By the services' names (worker, controller and gateway, unless others are given); output goes to files
+    beside the logs."""
 
-    def __init__(self, system: ScratchSystem, folder: Path) -> None:
+    def __init__(self, system: ScratchSystem, folder: Path, services: Sequence[Service] = ()) -> None:
         self.system = system
         self.folder = folder
-        self._services: dict[str, Service] = {service.name: service for service in system.services}
+        self._services: dict[str, Service] = {service.name: service for service in services or system.services}
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, name: str) -> None:
@@ -60,14 +61,27 @@ class Processes:
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
+    async def strike(self, name: str) -> None:
+        """Kills the process alone: what it started has to notice by itself."""
+        self.send(name, signal.SIGKILL)
+        await self.ended(name)
+
     async def kill_all(self) -> None:
         for name in self._running:
             await self.kill(name)
 
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
+    def lives(self, name: str) -> bool:
+        return self._running[name].returncode is None
+
     def children(self, name: str) -> list[int]:
         """The processes that it started and that live."""
         pid = self._running[name].pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        with suppress(OSError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
 
     def output(self, name: str) -> str:
         return (self.folder / f"{name}.out").read_text()
