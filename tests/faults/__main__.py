@@ -54,7 +54,7 @@ async def _play_all(scenarios: Sequence[Scenario], seed: int, folder: Path, outc
     """One after the other; each row is there as soon as it is known."""
     cancel_on_signals(lambda _number: None)
     print(f"Seed {seed}. Undisturbed runs first ...", file=sys.stderr, flush=True)
-    known = await library(folder)
+    known = await library(folder, any(scenario.shape.speakers for scenario in scenarios))
     for scenario in scenarios:
         print(f"{scenario.fault}, {scenario.times} times ...", file=sys.stderr, flush=True)
         own = folder / scenario.name

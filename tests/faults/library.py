@@ -20,21 +20,25 @@ class Library:
     recordings: tuple[Recording, ...]
     real: Transcripts
     paced: Transcripts
+    speakers: Transcripts
 
     @property
     def long(self) -> Recording:
         return self.recordings[0]
 
     def transcripts(self, shape: Shape) -> Transcripts:
-        return self.real if shape.paced is None else self.paced
+        if shape.paced is not None:
+            return self.paced
+        return self.speakers if shape.speakers else self.real
 
 
-async def library(folder: Path) -> Library:
-    """Writes the long ones, and runs each once through the real engine and once through the fake one."""
+async def library(folder: Path, speakers: bool) -> Library:
+    """Writes the long ones, and runs each once through the real engine (with ``speakers`` once more) and the fake one."""
     recordings = tuple(_recordings(folder / "recordings"))
     real = await undisturbed(folder / "undisturbed", Shape(), recordings)
     paced = await undisturbed(folder / "undisturbed-paced", Shape(paced=PACED), recordings)
-    return Library(recordings, real, paced)
+    told = await undisturbed(folder / "undisturbed-speakers", Shape(speakers=True), recordings) if speakers else {}
+    return Library(recordings, real, paced, told)
 
 
 def _recordings(folder: Path) -> list[Recording]:

@@ -29,6 +29,7 @@ LEASE = {"REMOTE_WORKER_LEASE_SECONDS": "2"}
 
 SCENARIOS = (
     Scenario("kill-worker", "worker killed", 200, kills.killed(WORKER)),
+    Scenario("kill-speakers", "worker killed, jobs with speakers", 20, kills.killed(WORKER), Shape(speakers=True)),
     Scenario("kill-controller", "controller killed", 200, kills.killed(CONTROLLER)),
     Scenario("kill-gateway", "gateway killed", 30, kills.killed(GATEWAY)),
     Scenario("kill-engine", "engine child killed", 15, kills.engine_killed),

@@ -24,7 +24,7 @@ SEED = 1
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return asyncio.run(library(tmp_path_factory.mktemp("library")))
+    return asyncio.run(library(tmp_path_factory.mktemp("library"), speakers=False))
 
 
 @pytest.mark.parametrize("name", TIMES)

@@ -43,13 +43,15 @@ WORKER, CONTROLLER, GATEWAY = "worker", "controller", "gateway"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the system consists of. ``paced``: a fake engine that takes so many seconds a window; None: the real one."""
+    """What the system consists of. ``paced``: a fake engine that takes so many seconds a window; None: the real one.
+    ``speakers``: every job asks for speakers and words, and batches are wider than one window."""
 
     workers: int = 1
     controllers: int = 1
     slots: int = 1
     poll_seconds: float = 0.5
     paced: float | None = None
+    speakers: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By the names of processes: what only one of them gets."""
@@ -119,7 +121,8 @@ class World:
         upload = self._uploads.get((visitor, recording.name))
         if upload is None:
             upload = self._uploads[visitor, recording.name] = await visitor.upload(recording.path)
-        options = {"model": "demo", "useRemoteWorker": True} | dict(recording.options)
+        speakers = {"diarizationEnabled": True, "wordTimestamps": True} if self.shape.speakers else {}
+        options = {"model": "demo", "useRemoteWorker": True} | dict(recording.options) | speakers
         job_id = await visitor.create(upload, secrets.token_hex(8), options)
         job = Followed(visitor, recording.name, job_id, self.bell)
         self.jobs.append(job)
@@ -341,8 +344,8 @@ async def world(folder: Path, shape: Shape, outcome: Outcome) -> AsyncIterator[W
     folder.mkdir(parents=True, exist_ok=True)
     base = {
         "GATEWAY_SECRET_KEY": "key of the test",
-        "WORKER_BATCH_SIZE": "1",  # many small steps, each durable
-        "WORKER_DIARIZATION_MODEL": "none",
+        "WORKER_BATCH_SIZE": "3" if shape.speakers else "1",  # many small steps, each durable
+        "WORKER_DIARIZATION_MODEL": "demo" if shape.speakers else "none",
         "WORKER_MAX_CONCURRENT_JOBS": str(shape.slots),
         "REMOTE_WORKER_POLL_SECONDS": f"{shape.poll_seconds:g}",
         "PACED_SECONDS": f"{shape.paced or 0:g}",
