@@ -92,9 +92,9 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
     async def CreateJobs(self, request: jobs_pb2.CreateJobsRequest, context: Context) -> jobs_pb2.CreateJobsResponse:
         owner = Owner(request.owner)
         jobs = await self._store.jobs_of_request(owner, request.request_id) if request.request_id else ()
-        return jobs_pb2.CreateJobsResponse(
-            jobs=[self._message(job) for job in jobs or await self._create(owner, request)]
-        )
+        # To its end, also when the client goes away: a job that is stored must be in line.
+        jobs = jobs or await asyncio.shield(asyncio.ensure_future(self._create(owner, request)))
+        return jobs_pb2.CreateJobsResponse(jobs=[self._message(job) for job in jobs])
 
     async def _create(self, owner: Owner, request: jobs_pb2.CreateJobsRequest) -> tuple[Job, ...]:
         options = wire.options_of(request.options)
@@ -250,7 +250,7 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
         return replace(job, message=refusal.message, error=refusal)
     links = fleet.of(job.mode)
     if job.state is JobState.RUNNING:
-        links = [link for link in links if job.worker is not None and link.url == job.worker.url]
+        links = [link for link in links if job.worker is not None and link.name == job.worker.url]
     if any(link.connected for link in links):
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job

@@ -141,7 +141,7 @@ class Attempt:
     async def _ask(self) -> worker_pb2.Accepted:
         store = self._journal.store
         finished = await store.finished_work(self.job.id)
-        await store.note_dispatch(self.job, self.number, WorkerRef(self.link.url), datetime.now(UTC))
+        await store.note_dispatch(self.job, self.number, WorkerRef(self.link.name), datetime.now(UTC))
         self._stream = RunStream(self.link)
         await self._stream.send(wire.dispatch_message(self.job, self.number, finished))
         try:
@@ -159,7 +159,7 @@ class Attempt:
     async def _started(self, worker_job_id: str) -> None:
         now = datetime.now(UTC)
         gpu = self.link.capacity is not None and self.link.capacity.gpu
-        worker = WorkerRef(self.link.url, worker_job_id, gpu, now)
+        worker = WorkerRef(self.link.name, worker_job_id, gpu, now)
         self.job = await self._journal.record(changed(self.job.start(now, self.number, worker), now))
         self._log.info(self.link.event("job_started"), worker_job_id=worker_job_id)
 
@@ -350,9 +350,9 @@ class Attempt:
             self._stream = None
 
 
-async def dismiss(link: WorkerLink, job_id: JobId, number: int) -> None:
-    """Has the worker stop an attempt that nobody wants any more, and forget it. When the link is lost before that, the
-    worker names the attempt again once it is back."""
+async def dismiss(link: WorkerLink, job_id: JobId, number: int) -> bool:
+    """Has the worker stop an attempt that nobody wants any more, and forget it; whether it did. When the link is lost
+    before that, the worker names the attempt again once it is back."""
     stream = RunStream(link)
     try:
         await stream.send(wire.give_up_message(job_id, number))
@@ -365,7 +365,9 @@ async def dismiss(link: WorkerLink, job_id: JobId, number: int) -> None:
                 break
     except (LinkLostError, ServiceError) as error:
         log.info("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name, error=str(error))
+        return False
     else:
         log.info("remote_attempt_dismissed", job_id=job_id, attempt=number, worker=link.name)
+        return True
     finally:
         stream.close()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -83,7 +84,10 @@ class Dispatcher:
         self._taken_meanwhile: set[JobId] = set()
         self._running: dict[JobId, Attempt] = {}
         self._refusals: dict[JobId, JobError] = {}
-        self._faults: Counter[JobId] = Counter()
+        self._faults: dict[JobId, list[tuple[str, int]]] = {}
+        self._suspects: set[JobId] = set()
+        self._alone_at: dict[JobId, WorkerLink] = {}
+        self._dismissing: set[tuple[str, JobId, int]] = set()
         self._ahead: dict[str, JobId] = {}
         self._held_early: list[tuple[WorkerLink, list[tuple[str, int]]]] = []
         self._changed = asyncio.Event()
@@ -108,8 +112,8 @@ class Dispatcher:
         """The job was canceled in the store: it leaves the queue, or its worker is told."""
         self._leave_line(job_id)
         attempt = self._running.get(job_id)
-        if attempt is not None and self._tasks is not None:
-            self._tasks.create_task(attempt.abandon(), name=f"abandon {job_id}")
+        if attempt is not None:
+            self._spawn(f"abandon {job_id}", attempt.abandon())
 
     def worker_holds(self, link: WorkerLink, held: list[tuple[str, int]]) -> None:
         """A worker that was just heard names its attempts: those that nobody here follows are settled."""
@@ -122,7 +126,7 @@ class Dispatcher:
             if running is not None and (running.link, running.number) == (link, number):
                 continue
             if job_id in self._in_hand:
-                self._tasks.create_task(self._dismiss_stale(link, job_id, number), name=f"dismiss {job_id}/{number}")
+                self._spawn(f"look at {job_id}/{number}", self._dismiss_stale(link, job_id, number))
             else:
                 self._take_in_hand(job_id, partial(self._settle, link, job_id, number))
 
@@ -152,18 +156,26 @@ class Dispatcher:
         """Dispatches until it is canceled; running attempts go on at their workers."""
         jobs = await self._journal.store.unfinished_jobs()
         asked = await self._journal.store.asked_jobs()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+        self._suspects = set(await self._journal.store.crashed_jobs())
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
                 self._resume(jobs, asked)
-                tasks.create_task(self._expire_waiting(), name="expire waiting jobs")
+                self._spawn("expire waiting jobs", self._expire_waiting())
                 while True:
                     await self._changed.wait()
                     self._changed.clear()
                     self._dispatch_all()
-                    self._bring_ahead(tasks)
-        finally:
-            self._tasks = None
+                    self._bring_ahead()
+            finally:
+                self._tasks = None  # a group that ends takes no more
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Nothing, while the dispatcher ends: what is in the store is gone on with by the next one."""
+        if self._tasks is None:
+            work.close()
+        else:
+            self._tasks.create_task(work, name=name)
 
     def _resume(self, jobs: Iterable[Job], asked: frozenset[JobId]) -> None:
         for job in jobs:
@@ -186,15 +198,18 @@ class Dispatcher:
                 self._taken_meanwhile.add(job_id)
             else:
                 by_url[url].reserve()
+                if job_id in self._suspects:
+                    self._alone_at[job_id] = by_url[url]
+                    by_url[url].shut(True)
                 self._take_in_hand(job_id, partial(self._run_job, job_id, by_url[url]))
 
-    def _bring_ahead(self, tasks: asyncio.TaskGroup) -> None:
+    def _bring_ahead(self) -> None:
         """Each worker gets the recording of its next job while it works on another, so that no slot waits for it."""
         for link in self._links:
             job_id = self._queue.upcoming(link.offer()) if link.connected else None
             if job_id is not None and job_id not in self._ahead.values():
                 self._ahead[link.url] = job_id
-                tasks.create_task(self._bring(link, job_id), name=f"bring {job_id}")
+                self._spawn(f"bring {job_id}", self._bring(link, job_id))
 
     async def _bring(self, link: WorkerLink, job_id: JobId) -> None:
         """Whatever is wrong is left to the dispatch, which tells people."""
@@ -215,7 +230,7 @@ class Dispatcher:
         """Starts a task that sees the job through; nobody else touches the job meanwhile."""
         if self._tasks is not None and job_id not in self._in_hand:
             self._in_hand.add(job_id)
-            self._tasks.create_task(self._see_through(job_id, work), name=f"job {job_id}")
+            self._spawn(f"job {job_id}", self._see_through(job_id, work))
 
     async def _see_through(self, job_id: JobId, work: Work) -> None:
         """Whatever happens to the store, the disk or the link: one job's trouble must not end the others."""
@@ -238,6 +253,8 @@ class Dispatcher:
         finally:
             self._in_hand.discard(job_id)
             self._running.pop(job_id, None)
+            if (link := self._alone_at.pop(job_id, None)) is not None:
+                link.shut(False)
         if job_id in self._taken_meanwhile:
             self._taken_meanwhile.discard(job_id)
             place = place or Place.OWN
@@ -254,7 +271,7 @@ class Dispatcher:
             self._waits.begin(job.id, job.wait_mark)
         self._waiting[job.id] = job.mode
         put = self._queue.push_back if place is Place.BACK else self._queue.push
-        put(job.id, demand_of(job))
+        put(job.id, demand_of(job, alone=job.id in self._suspects))
 
     def _leave_line(self, job_id: JobId) -> None:
         self._queue.forget(job_id)
@@ -262,6 +279,7 @@ class Dispatcher:
         self._waiting.pop(job_id, None)
         self._refusals.pop(job_id, None)
         self._faults.pop(job_id, None)
+        self._suspects.discard(job_id)
 
     # --- one job
 
@@ -273,7 +291,7 @@ class Dispatcher:
             if job is None or job.state not in WAITING:
                 self._leave_line(job_id)
                 return None
-            number = next_attempt(job, await self._journal.store.last_dispatch(job_id), link.url)
+            number = next_attempt(job, await self._journal.store.last_dispatch(job_id), link.name)
             attempt = self._begin(job, number, link)
         finally:
             if attempt is None:
@@ -324,7 +342,7 @@ class Dispatcher:
         return self._settings.lease_seconds if others else None
 
     def _link_at(self, url: str) -> WorkerLink | None:
-        return next((link for link in self._links if link.url == url), None)
+        return next((link for link in self._links if link.name == url), None)
 
     def _begin(self, job: Job, number: int, link: WorkerLink) -> Attempt:
         settings = AttemptSettings(self._settings.run_seconds, self._lease_seconds(link), self._settings.retry_seconds)
@@ -344,7 +362,10 @@ class Dispatcher:
         await asyncio.sleep(
             self._backoff.failed()
         )  # a worker that gives back all that it gets is not asked at full speed
-        return Place.BACK if ending is AttemptState.CRASHED else Place.OWN
+        if ending is AttemptState.CRASHED:
+            self._suspects.add(job_id)
+            return Place.BACK
+        return Place.OWN
 
     async def _refused(self, attempt: Attempt, refusal: ServiceError) -> Place | None:
         """A worker that could take it later costs no attempt; any other refusal is the job's end."""
@@ -364,12 +385,11 @@ class Dispatcher:
                 link.hold()
             await asyncio.sleep(self._backoff.failed())
             return Place.OWN
-        if refusal.retryable or self._may_be_chance(
-            job.id, refusal
-        ):  # behind the others, which may fit where this one does not
+        # Behind the others, which may fit where this one does not.
+        if refusal.retryable or self._may_be_chance(job.id, link, refusal):
             said = f"{link.subject} cannot take the job now: {refusal.message}"
             self._refusals[job.id] = JobError(refusal.reason.value, said)
-            await asyncio.sleep(self._backoff.failed())
+            link.pause()
             return Place.BACK
         self._refusals.pop(job.id, None)
         remote = job.mode is ExecutionMode.REMOTE
@@ -378,10 +398,15 @@ class Dispatcher:
         await self._journal.change_if_allowed(job.id, lambda current: current.fail(datetime.now(UTC), error))
         return None
 
-    def _may_be_chance(self, job_id: JobId, refusal: ServiceError) -> bool:
-        """A fault of the worker's program, or on the way to it, says nothing of the job unless it comes every time."""
-        self._faults[job_id] += refusal.reason is Reason.INTERNAL
-        return refusal.reason is Reason.INTERNAL and self._faults[job_id] < FAULTS_ALLOWED
+    def _may_be_chance(self, job_id: JobId, link: WorkerLink, refusal: ServiceError) -> bool:
+        """A fault of the worker's program, or on the way to it, says nothing of the job unless it comes every time, and
+        from workers that take others meanwhile."""
+        if refusal.reason is not Reason.INTERNAL:
+            return False
+        met = self._faults.setdefault(job_id, [])
+        if (link.name, link.accepted) not in met:
+            met.append((link.name, link.accepted))
+        return len(met) < FAULTS_ALLOWED
 
     # --- attempts that workers hold and nobody here follows
 
@@ -390,33 +415,53 @@ class Dispatcher:
         job = await self._journal.store.get_job(job_id)
         asked = await self._journal.store.last_dispatch(job_id)
         if job is None or asked is None:
-            return None  # another controller's
-        ours = (asked.number, asked.worker_url) == (number, link.url)
+            if await self._journal.store.was_left_behind(job_id, number):
+                self._dismiss(link, job_id, number)
+            return None  # else another controller's
+        ours = (asked.number, asked.worker_url) == (number, link.name)
         if job.state in WAITING and ours:
             self._queue.discard(job_id)
             link.reserve()
             return await self._run_job(job_id, link)
         if job.state is JobState.RUNNING and job.attempt == number and ours:
             return await self._follow_job(job, link)
-        await self._dismiss(link, job_id, number)
+        await self._give_up(link, job_id, number, asked)
         return None
 
-    async def _dismiss(self, link: WorkerLink, job_id: JobId, number: int) -> None:
-        """First durably: its number is never asked for again."""
-        await self._journal.store.end_attempt(job_id, number, AttemptState.LOST, datetime.now(UTC))
-        await dismiss(link, job_id, number)
+    async def _give_up(self, link: WorkerLink, job_id: JobId, number: int, asked: Dispatch) -> None:
+        """Durably, where it is the one that was asked for last: its number is never asked for again."""
+        if (asked.number, asked.worker_url) == (number, link.name):
+            await self._journal.store.end_attempt(job_id, number, AttemptState.LOST, datetime.now(UTC))
+        self._dismiss(link, job_id, number)
+
+    def _dismiss(self, link: WorkerLink, job_id: JobId, number: int) -> None:
+        """In a task of its own: the engine may take its time, and the job goes on without it."""
+        key = (link.name, job_id, number)
+        if key not in self._dismissing:
+            self._dismissing.add(key)
+            self._spawn(f"dismiss {job_id}/{number}", self._see_dismissed(key, link))
+
+    async def _see_dismissed(self, key: tuple[str, JobId, int], link: WorkerLink) -> None:
+        _, job_id, number = key
+        try:
+            if await dismiss(link, job_id, number):
+                await self._journal.store.forget_left_behind(job_id, number)
+        except Exception:
+            log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)
+        finally:
+            self._dismissing.discard(key)
 
     async def _dismiss_stale(self, link: WorkerLink, job_id: JobId, number: int) -> None:
         """The job goes on elsewhere, or in another attempt: this one is stopped, so that its slot is free."""
         try:
-            running = self._running.get(job_id)
             asked = await self._journal.store.last_dispatch(job_id)
+            running = self._running.get(job_id)  # after the wait: it may have gone on meanwhile
             if running is not None:
-                stale = (running.number, running.link.url) != (number, link.url)
+                stale = (running.number, running.link) != (number, link)
             else:
-                stale = asked is not None and (asked.number, asked.worker_url) != (number, link.url)
-            if stale:
-                await self._dismiss(link, job_id, number)
+                stale = asked is not None and (asked.number, asked.worker_url) != (number, link.name)
+            if stale and asked is not None:
+                await self._give_up(link, job_id, number, asked)
         except Exception:
             log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)
 

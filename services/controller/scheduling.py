@@ -16,17 +16,19 @@ from services.controller.jobs import ExecutionMode, Job, JobId
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a job needs of a worker; an empty model is the worker's default."""
+    """What a job needs of a worker; an empty model is the worker's default. ``alone``: a worker with nothing else to
+    do, since an engine died under it, which may have been its fault."""
 
     mode: ExecutionMode
     model: str
     diarization: bool
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a worker could take now. ``models`` are those it may load, ``failed`` those it could not; ``default`` is for
-    jobs that name none. Of a worker that was never heard nothing is ``known``."""
+    jobs that name none. ``idle``: nothing runs there. Of a worker that was never heard nothing is ``known``."""
 
     worker: str
     mode: ExecutionMode
@@ -36,6 +38,7 @@ class Offer:
     diarization: bool = False
     default: str = ""
     known: bool = True
+    idle: bool = True
 
     def serves(self, demand: Demand) -> bool:
         model = demand.model or self.default
@@ -46,8 +49,8 @@ class Offer:
         )
 
 
-def demand_of(job: Job) -> Demand:
-    return Demand(job.mode, job.options.model, job.options.diarization)
+def demand_of(job: Job, alone: bool = False) -> Demand:
+    return Demand(job.mode, job.options.model, job.options.diarization, alone)
 
 
 class ReadyQueue:
@@ -165,5 +168,6 @@ def _choose(demand: Demand, offers: list[Offer]) -> str | None:
     serving = [offer for offer in same_mode if offer.serves(demand)]
     if not serving and all(offer.known for offer in same_mode):
         serving = same_mode
-    best = max(serving, key=lambda offer: offer.credits, default=None)
-    return best.worker if best is not None and best.credits > 0 else None
+    able = [offer for offer in serving if offer.credits > 0 and (offer.idle or not demand.alone)]
+    best = max(able, key=lambda offer: offer.credits, default=None)
+    return best.worker if best is not None else None

@@ -31,6 +31,9 @@ log = structlog.get_logger()
 NOT_ALLOWED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 """What the worker says of a wrong token, and a proxy before it (401 and 403)."""
 
+LONGEST_PAUSE = 12
+"""In intervals: how long a worker that refuses everything is left alone at most."""
+
 MODEL_STATES = {
     worker_pb2.MODEL_STATE_AVAILABLE: "available",
     worker_pb2.MODEL_STATE_LOADING: "loading",
@@ -117,6 +120,12 @@ class WorkerLink:
         self.error: JobError | None = None
         self._latency: float | None = None
         self._reserved = 0
+        self._shut = False
+        self._paused_until = 0.0
+        self._pauses = Backoff(settings.interval_seconds / 8, settings.interval_seconds * LONGEST_PAUSE)
+        self._held_first: list[tuple[str, int]] | None = None
+        self.accepted = 0
+        """Dispatches that it accepted."""
         self._calls: set[Call] = set()
         self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._backoff = Backoff(settings.interval_seconds / 8, settings.interval_seconds)
@@ -159,12 +168,27 @@ class WorkerLink:
         return Offer(
             self.url,
             self.mode,
-            max(0, capacity.free - self._reserved) if self.connected and not capacity.draining else 0,
+            max(0, capacity.free - self._reserved) if self.connected and not capacity.draining and self._open() else 0,
             frozenset(model.name for model in capacity.models),
             frozenset(model.name for model in capacity.models if model.state == "failed"),
             bool(capacity.diarization),
             capacity.default_model,
+            idle=capacity.free == capacity.total and self._reserved == 0,
         )
+
+    def _open(self) -> bool:
+        return not self._shut and asyncio.get_running_loop().time() >= self._paused_until
+
+    def shut(self, shut: bool) -> None:
+        """Whether what it runs is to stay alone."""
+        self._shut = shut
+        self._on_change()
+
+    def pause(self) -> None:
+        """It refused for a reason of its own, and may refuse the next job as well: none for a while, which grows."""
+        loop, seconds = asyncio.get_running_loop(), self._pauses.failed()
+        self._paused_until = loop.time() + seconds
+        loop.call_later(seconds, self._on_change)
 
     def reserve(self) -> None:
         """Spends a credit until `release`."""
@@ -174,6 +198,8 @@ class WorkerLink:
         """The dispatch was accepted (with the capacity after it) or came to nothing."""
         self._reserved -= 1
         if capacity is not None:
+            self.accepted += 1
+            self._pauses.succeeded()
             self._take(capacity)
         self._on_change()
 
@@ -254,7 +280,11 @@ class WorkerLink:
     def _hear(self, response: worker_pb2.WatchResponse) -> None:
         self.last_seen_at = datetime.now(UTC)
         if response.WhichOneof("report") == "held":
-            self._on_held(self, [(ref.job_id, ref.attempt) for ref in response.held.attempts])
+            held = [(ref.job_id, ref.attempt) for ref in response.held.attempts]
+            if self.connected:
+                self._on_held(self, held)
+            else:  # whether it is understood is known by its first capacity
+                self._held_first = held
             return
         capacity = capacity_of(response.capacity)
         require_compatible("This controller", VERSION, self.subject, capacity.version)
@@ -264,6 +294,9 @@ class WorkerLink:
             self._connected.set()
             self._disconnected.clear()
             log.info(self.event("connected"), worker=self.name)
+        if self._held_first is not None:
+            self._on_held(self, self._held_first)
+            self._held_first = None
         self._on_change()
 
     def _take(self, capacity: Capacity) -> None:

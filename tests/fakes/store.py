@@ -51,6 +51,7 @@ class Tables:
     """What is durable."""
 
     uploads: dict[UploadId, Upload] = field(default_factory=dict)
+    left_behind: set[tuple[JobId, int]] = field(default_factory=set)
     jobs: dict[JobId, Row] = field(default_factory=dict)
     sequence: int = 0
     wait_clock: float = 0.0
@@ -162,7 +163,10 @@ class MemoryStore:
         return row.job
 
     async def delete_job(self, job_id: JobId) -> None:
-        self.tables.jobs.pop(job_id, None)
+        row = self.tables.jobs.pop(job_id, None)
+        for number, asked in (row.attempts if row else {}).items():
+            if asked.state is AttemptState.ASKED:
+                self.tables.left_behind.add((job_id, number))
 
     # --- attempts and what they made
 
@@ -172,6 +176,19 @@ class MemoryStore:
         if AttemptState.ASKED not in ATTEMPT_TRANSITIONS[known.state if known else None]:
             raise ConflictError(job.id)
         attempts[attempt] = Dispatch(attempt, worker.url, AttemptState.ASKED)
+
+    async def crashed_jobs(self) -> frozenset[JobId]:
+        return frozenset(
+            job_id
+            for job_id, row in self.tables.jobs.items()
+            if not row.job.state.ended and any(one.state is AttemptState.CRASHED for one in row.attempts.values())
+        )
+
+    async def was_left_behind(self, job_id: JobId, attempt: int) -> bool:
+        return (job_id, attempt) in self.tables.left_behind
+
+    async def forget_left_behind(self, job_id: JobId, attempt: int) -> None:
+        self.tables.left_behind.discard((job_id, attempt))
 
     async def asked_jobs(self) -> frozenset[JobId]:
         return frozenset(

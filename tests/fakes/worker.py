@@ -96,6 +96,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.port = 0
         self.instance = "one"
         self.version = VERSION
+        self.changed_at = 0.0
 
     # --- life
 
@@ -125,6 +126,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def changed(self) -> None:
         self._revision += 1
+        self.changed_at = asyncio.get_running_loop().time()
         self.max_concurrent = max(self.max_concurrent, self.active)
         for event in self._changed:
             event.set()

@@ -110,6 +110,17 @@ class Client:
         except TimeoutError:
             raise AssertionError(f"the job did not become {status}; it is: {job}") from None
 
+    async def wait_ended(self, job_id: str) -> Any:
+        async with asyncio.timeout(3 * DEADLINE):
+            while not (job := await self.job(job_id)).HasField("finished_at"):  # noqa: ASYNC110 - as a client sees it
+                await asyncio.sleep(0.02)
+        return job
+
+    async def submit_refused(self, worker: Any, refuse: Callable[[Any], Any]) -> str:
+        """A job that the fake refuses from its first dispatch on."""
+        worker.refuse = refuse
+        return await self.submit()
+
     async def wait_connected(self) -> None:
         async with asyncio.timeout(DEADLINE):
             while not all(worker.connected for worker in (await self.runtime()).workers):  # noqa: ASYNC110 - as a client sees it

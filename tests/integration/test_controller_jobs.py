@@ -29,6 +29,11 @@ async def refusal(call: object) -> ServiceError:
     return service_error(caught.value, Reason.INTERNAL)
 
 
+def worker_is_settled(worker: FakeWorker) -> bool:
+    """Whether what runs has waited a little for company."""
+    return asyncio.get_running_loop().time() - worker.changed_at > 0.6
+
+
 async def eventually_disconnected(client: Client) -> None:
     async with asyncio.timeout(10):
         while any(worker.connected for worker in (await client.runtime()).workers):  # noqa: ASYNC110 - as a client sees it
@@ -269,23 +274,69 @@ async def test_a_cut_upload_to_the_worker_goes_on_where_it_was_cut(client: Clien
     assert [bytes(held) for held in worker.audio.values()] == [content]
 
 
-async def test_a_fault_of_the_worker_ends_a_job_only_when_it_comes_every_time(
+async def test_a_fault_of_the_worker_ends_a_job_only_when_others_are_taken_meanwhile(
     client: Client, worker: FakeWorker
 ) -> None:
-    faults = {"once": 1, "always": 1000}
-    sorts: dict[str, str] = {}
-
-    def refuse(dispatch: pb.Dispatch) -> ServiceError | None:
-        sort = sorts.setdefault(dispatch.attempt.job_id, "once" if not sorts else "always")
-        faults[sort] -= 1
-        return ServiceError(Reason.INTERNAL) if faults[sort] >= 0 else None
-
-    worker.refuse = refuse
-    once, always = [await client.submit() for _ in range(2)]
-    await client.wait(once, "complete")
+    always = await client.submit_refused(worker, lambda dispatch: ServiceError(Reason.INTERNAL))
+    for _ in range(5):
+        await client.wait(always, "queued_remote", lambda job: job.last_error_code == "INTERNAL")
+    worker.refuse = lambda dispatch: ServiceError(Reason.INTERNAL) if dispatch.attempt.job_id == always else None
+    for seed in range(1, 4):
+        await client.wait(await client.submit(seed), "complete")
     ended = await client.wait(always, "failed")
     assert ended.last_error_code == "REMOTE_DISPATCH_FAILED"
-    assert 1000 - faults["always"] == 3
+
+
+async def test_a_worker_that_refuses_for_its_own_sake_is_not_asked_at_full_speed(
+    client: Client, worker: FakeWorker
+) -> None:
+    worker.refuse = lambda dispatch: ServiceError(Reason.STORAGE_FULL)
+    jobs = [await client.submit(seed) for seed in range(8)]
+    await client.wait(jobs[0], "queued_remote", lambda job: job.last_error_code == "STORAGE_FULL")
+    before = worker.asked
+    await asyncio.sleep(2.0)
+    assert worker.asked - before < 20, "its pauses grow, from a fortieth of a second"
+    worker.refuse = lambda dispatch: None
+    for job in jobs:
+        await client.wait(job, "complete")
+
+
+async def test_jobs_that_an_engine_died_under_run_alone_and_their_neighbors_are_not_blamed_for_it(
+    tmp_path: Path,
+) -> None:
+    """One recording kills the engine each time, and with it whatever runs beside it."""
+    worker = FakeWorker(slots=3)
+    url = await worker.start()
+    killers: list[str] = []
+
+    def plan(dispatch: pb.Dispatch) -> list[pb.Event]:
+        return [planned()]
+
+    async def run_engine() -> None:
+        """Finishes what runs without a killer beside it, and dies of a killer."""
+        while True:
+            running = [key for key, held in worker.held.items() if not worker._ended(held)]
+            crash = any(job in killers for job, _ in running)
+            if len(running) == 3 or (running and worker_is_settled(worker)):
+                for key in running:
+                    end = failed(Reason.ENGINE_CRASHED, "The engine died.") if crash else completed()
+                    worker.held[key].add(window(0, " a"), window(1, " b"), end) if not crash else worker.held[key].add(
+                        end
+                    )
+                worker.changed()
+            await asyncio.sleep(0.05)
+
+    worker.plan = plan
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await client.wait_connected()
+        jobs = [await client.submit(seed) for seed in range(6)]
+        killers.append(jobs[0])
+        engine = asyncio.ensure_future(run_engine())
+        states = {job: (await client.wait_ended(job)).status for job in jobs}
+        engine.cancel()
+    await worker.stop()
+    assert states[jobs[0]] == jobs_pb2.JOB_STATUS_FAILED
+    assert {states[job] for job in jobs[1:]} == {jobs_pb2.JOB_STATUS_COMPLETE}
 
 
 @pytest.mark.parametrize(("version", "works"), [("", True), ("0.0.1", True), ("0.99.7", True), ("9.0.0", False)])

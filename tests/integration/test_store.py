@@ -156,7 +156,7 @@ def query(path: Path, statement: str, *parameters: Any) -> list[Any]:
 
 def counts(path: Path, job_id: str) -> dict[str, int]:
     """How many rows of a job each table has."""
-    tables = [table for table in schema.metadata.tables.values() if "job_id" in table.c]
+    tables = [table for table in schema.metadata.tables.values() if "job_id" in table.c and table.foreign_keys]
     assert len(tables) == 5
     found = {table.name: f"SELECT count(*) FROM {table.name} WHERE job_id = ?" for table in tables}
     found["jobs"] = "SELECT count(*) FROM jobs WHERE id = ?"
@@ -588,6 +588,28 @@ async def test_jobs_that_a_worker_may_have_accepted_are_known(store: Store) -> N
     await store.save(changed(waiting.start(LATER, waiting.attempt + 1, WORKER), LATER))
     assert await store.asked_jobs() == {asked.id}
     assert waits.id not in await store.asked_jobs()
+
+
+async def test_jobs_whose_attempts_crashed_are_known_until_they_end(store: Store) -> None:
+    crashed, lost = await running(store, "crashed"), await running(store, "lost")
+    for job, state in ((crashed, AttemptState.CRASHED), (lost, AttemptState.LOST)):
+        await store.note_dispatch(job, job.attempt, WORKER, NOW)
+        await store.end_attempt(job.id, job.attempt, state, NOW)
+    assert await store.crashed_jobs() == {crashed.id}
+    await store.save(changed(crashed.complete(LATER), LATER))
+    assert await store.crashed_jobs() == frozenset()
+
+
+async def test_an_attempt_that_may_still_run_outlives_its_deleted_job(store: Store) -> None:
+    job = await running(store)
+    await store.note_dispatch(job, 1, WORKER, NOW)
+    await store.end_attempt(job.id, 1, AttemptState.LOST, NOW)
+    await store.note_dispatch(job, 2, WORKER, NOW)
+    await store.delete_job(job.id)
+    assert [await store.was_left_behind(job.id, number) for number in (1, 2)] == [False, True]
+    await store.forget_left_behind(job.id, 2)
+    await store.forget_left_behind(job.id, 2)
+    assert not await store.was_left_behind(job.id, 2)
 
 
 async def test_a_job_and_its_attempt_end_in_one_step(store: Store) -> None:

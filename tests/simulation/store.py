@@ -80,6 +80,18 @@ class SimulatedStore:
         await self._pause()
         return await self._memory.unfinished_jobs()
 
+    async def crashed_jobs(self) -> frozenset[JobId]:
+        await self._pause()
+        return await self._memory.crashed_jobs()
+
+    async def was_left_behind(self, job_id: JobId, attempt: int) -> bool:
+        await self._read()
+        return await self._memory.was_left_behind(job_id, attempt)
+
+    async def forget_left_behind(self, job_id: JobId, attempt: int) -> None:
+        await self._pause()
+        await self._memory.forget_left_behind(job_id, attempt)
+
     async def asked_jobs(self) -> frozenset[JobId]:
         await self._pause()
         return await self._memory.asked_jobs()

@@ -141,6 +141,15 @@ class Store(Protocol):
     async def crashes(self, job_id: JobId) -> int:
         """How many attempts are CRASHED."""
 
+    async def crashed_jobs(self) -> frozenset[JobId]:
+        """Jobs that have not ended and have CRASHED attempts."""
+
+    async def was_left_behind(self, job_id: JobId, attempt: int) -> bool:
+        """Whether the job was deleted while a worker might still run the attempt."""
+
+    async def forget_left_behind(self, job_id: JobId, attempt: int) -> None:
+        """No worker runs it any more."""
+
     async def finished_work(self, job_id: JobId) -> FinishedWork: ...
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
@@ -149,7 +158,8 @@ class Store(Protocol):
     def segments(self, job_id: JobId) -> AsyncIterator[FinalSegment]:
         """The transcript, in the order of time."""
 
-    async def delete_job(self, job_id: JobId) -> None: ...
+    async def delete_job(self, job_id: JobId) -> None:
+        """With all that is of it; attempts that may still run are remembered as left behind."""
 
     async def read_wait_clock(self) -> float: ...
 

@@ -127,6 +127,14 @@ attempts = Table(
     Column("state", String(20), nullable=False),
 )
 
+left_behind = Table(
+    "left_behind",
+    metadata,
+    Column("job_id", String(40), primary_key=True),
+    Column("number", Integer, primary_key=True),
+)
+"""Attempts of deleted jobs that a worker may still run."""
+
 plans = Table(
     "plans",
     metadata,

@@ -226,7 +226,12 @@ class SqlStore:
         return rows.job_of(values)
 
     async def delete_job(self, job_id: JobId) -> None:
+        asked, left = schema.attempts, schema.left_behind
+        pending = select(asked.c.job_id, asked.c.number).where(
+            (asked.c.job_id == job_id) & (asked.c.state == AttemptState.ASKED.value)
+        )
         async with self._write() as connection:
+            await connection.execute(left.insert().from_select(["job_id", "number"], pending))
             for table in (schema.segments, schema.events, schema.finished_windows, schema.plans, schema.attempts):
                 await connection.execute(table.delete().where(table.c.job_id == job_id))
             await connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
@@ -268,6 +273,24 @@ class SqlStore:
         same = (table.c.job_id == job_id) & (table.c.state == AttemptState.CRASHED.value)
         async with self._engine.connect() as connection:
             return (await connection.execute(select(func.count()).select_from(table).where(same))).scalar_one()
+
+    async def crashed_jobs(self) -> frozenset[JobId]:
+        attempts, jobs = schema.attempts, schema.jobs
+        open_states = [state.value for state in JobState if not state.ended]
+        query = select(jobs.c.id).join(attempts, attempts.c.job_id == jobs.c.id).distinct()
+        query = query.where((attempts.c.state == AttemptState.CRASHED.value) & jobs.c.state.in_(open_states))
+        async with self._engine.connect() as connection:
+            return frozenset((await connection.execute(query)).scalars())
+
+    async def was_left_behind(self, job_id: JobId, attempt: int) -> bool:
+        async with self._engine.connect() as connection:
+            found = await connection.execute(select(schema.left_behind).where(_left_behind(job_id, attempt)))
+            return found.first() is not None
+
+    async def forget_left_behind(self, job_id: JobId, attempt: int) -> None:
+        if await self.was_left_behind(job_id, attempt):
+            async with self._write() as connection:
+                await connection.execute(schema.left_behind.delete().where(_left_behind(job_id, attempt)))
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
         windows, plans = schema.finished_windows, schema.plans
@@ -358,6 +381,10 @@ def _attempt_before(job_id: JobId, number: int, state: AttemptState) -> ColumnEl
     table = schema.attempts
     before = [known.value for known in states_before(state)]
     return (table.c.job_id == job_id) & (table.c.number == number) & table.c.state.in_(before)
+
+
+def _left_behind(job_id: JobId, number: int) -> ColumnElement[bool]:
+    return (schema.left_behind.c.job_id == job_id) & (schema.left_behind.c.number == number)
 
 
 async def _move_attempt(
