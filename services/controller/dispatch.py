@@ -317,6 +317,7 @@ class Dispatcher:
             waits = job is not None and job.state in WAITING
             if job is not None and waits:
                 self._waiting[job_id] = job.mode
+                self._running.pop(job_id, None)
             return await self._resume_asked(job_id, waits)
         link = self._link_at(job.worker.url if job.worker else "")
         if link is not None:
@@ -419,7 +420,7 @@ class Dispatcher:
                 self._dismiss(link, job_id, number)
             return None  # else another controller's
         ours = (asked.number, asked.worker_url) == (number, link.name)
-        if job.state in WAITING and ours:
+        if job.state in WAITING and ours and asked.state is AttemptState.ASKED:
             self._queue.discard(job_id)
             link.reserve()
             return await self._run_job(job_id, link)

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.corpus import make_corpus
 from benchmarks.scoring import word_errors
 from tests.disks import grow, small_disk
+from tests.faults.decodes import batches, repeats
 from tests.gateway import Browser, events_of
 from tests.processes import Processes, browsing, processes
 from tests.recordings import encode, tone
@@ -134,6 +135,22 @@ async def test_a_controller_and_a_gateway_killed_in_the_middle(
     assert later == [event for event in every if event["id"] > seen]
     told = [event["data"]["segment"] for event in every if "segment" in event["data"]]
     assert told == job["transcript"]["segments"]
+
+
+async def test_what_the_local_worker_decoded_while_its_controller_was_away_is_not_decoded_again(
+    tmp_path: Path, long: tuple[Path, str]
+) -> None:
+    async with processes(tmp_path, WORKER_BATCH_SIZE="1", REMOTE_WORKER_MODE="off") as up:
+        async with browsing(up.system.url) as browser:
+            job_id = await submit(browser, long[0])
+            await first_segment(browser, job_id)
+            await up.strike("controller")
+            await up.start("controller")
+            job = await complete(browser, job_id)
+            assert (job["executionMode"], job["attempt"]) == ("local", 2)
+            assert word_errors(long[1], job["transcript"]["text"]).rate <= 0.05
+        found = repeats(batches(tmp_path / "logs" / "app.log"), [])
+        assert found.needless == 0, found.of
 
 
 async def test_a_worker_stopped_while_a_recording_is_sent_to_it(

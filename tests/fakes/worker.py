@@ -97,6 +97,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.instance = "one"
         self.version = VERSION
         self.changed_at = 0.0
+        self.obedient = True
+        """Whether a cancel ends an attempt."""
 
     # --- life
 
@@ -233,6 +235,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     def _cancel(self, held: Held) -> None:
         held.canceled = True
+        if not self.obedient:
+            return
         held.script.append(pb.Event(outcome=pb.Outcome(canceled=pb.Canceled())))
         self.changed()
 

@@ -86,6 +86,9 @@ class Client:
     async def cancel(self, job_id: str) -> Any:
         return (await self.jobs.CancelJob(jobs_pb2.CancelJobRequest(owner=self.owner, job_id=job_id))).job
 
+    async def delete(self, job_id: str) -> None:
+        await self.jobs.DeleteJob(jobs_pb2.DeleteJobRequest(owner=self.owner, job_id=job_id))
+
     async def runtime(self) -> Any:
         return await self.jobs.GetRuntime(jobs_pb2.GetRuntimeRequest())
 

@@ -730,3 +730,100 @@ async def test_a_stream_that_is_canceled_before_it_began_keeps_nobody_waiting() 
     stream.close()
     await link.close()
     await worker.stop()
+
+
+async def test_an_attempt_whose_job_was_deleted_while_nobody_could_stop_it_is_stopped_later(tmp_path: Path) -> None:
+    """Its worker is away, the job is canceled and deleted, and the controller is started again."""
+    worker = FakeWorker()
+    url = await worker.start()
+    port = worker.port
+    worker.plan = lambda dispatch: [planned()]
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await client.wait_connected()
+        job_id = await client.submit()
+        await client.wait(job_id, "running")
+        await worker.stop()
+        await client.wait(job_id, "running", lambda job: job.last_error_code == "REMOTE_WORKER_UNREACHABLE")
+        await client.cancel(job_id)
+        await client.delete(job_id)
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await worker.start(port=port)
+        async with asyncio.timeout(20):
+            while worker.held:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.01)
+        assert worker.dispatched == [(job_id, 1)]
+    await worker.stop()
+
+
+async def test_an_old_attempt_that_does_not_end_holds_its_job_up_no_longer(tmp_path: Path) -> None:
+    """Its worker comes back after the lease and takes its time to stop; another one is free."""
+    slow, free = FakeWorker(), FakeWorker()
+    urls = [await slow.start(), await free.start()]
+    port = slow.port
+    free.slots = 0
+    slow.plan = lambda dispatch: [planned()]
+    async with running_controller(
+        tmp_path, remote_worker_url=",".join(urls), remote_worker_lease_seconds=0.3
+    ) as client:
+        await client.wait_connected()
+        job_id = await client.submit()
+        await client.wait(job_id, "running")
+        await slow.stop()
+        await client.wait(job_id, "queued_remote")
+        slow.obedient = False
+        slow.slots = 0
+        await slow.start(port=port)
+        await client.wait_connected()
+        async with asyncio.timeout(20):
+            while not slow.held[(job_id, 1)].canceled:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.01)
+        free.slots = 1
+        free.changed()
+        job = await client.wait(job_id, "complete")
+        assert (job.attempt, free.dispatched) == (2, [(job_id, 2)])
+        assert (job_id, 1) in slow.held
+    await slow.stop()
+    await free.stop()
+
+
+async def test_attempts_at_a_worker_that_is_not_understood_are_left_alone(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    url = await worker.start()
+    worker.plan = lambda dispatch: [planned()]
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await client.wait_connected()
+        job_id = await client.submit()
+        await client.wait(job_id, "running")
+        await client.cancel(job_id)
+        held = worker.held[(job_id, 1)]
+    worker.held[(job_id, 1)], held.canceled, held.script = held, False, [planned()]
+    worker.version = "9.0.0"
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        await asyncio.sleep(1.0)
+        assert not held.canceled
+        worker.version = VERSION
+        async with asyncio.timeout(20):
+            while not held.canceled:  # noqa: ASYNC110 - the fake rings no bell
+                await asyncio.sleep(0.01)
+    await worker.stop()
+
+
+async def test_a_job_is_in_line_also_when_its_client_went_away_in_the_middle(
+    client: Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_jobs, stored = SqlStore.create_jobs, asyncio.Event()
+
+    async def slow(self: SqlStore, *given: object) -> object:
+        jobs = await create_jobs(self, *given)  # type: ignore[arg-type]
+        stored.set()
+        await asyncio.sleep(0.3)
+        return jobs
+
+    upload = await client.upload()
+    monkeypatch.setattr(SqlStore, "create_jobs", slow)
+    creating = asyncio.ensure_future(client.create(upload, request_id="r"))
+    await asyncio.wait_for(stored.wait(), 10)
+    creating.cancel()
+    monkeypatch.setattr(SqlStore, "create_jobs", create_jobs)
+    (job,) = await client.create(upload, request_id="r")
+    await client.wait(job.job_id, "complete")
