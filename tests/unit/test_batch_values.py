@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from scripts.batch.recordings import Fingerprint, find_recordings, shown, transc
 from scripts.batch.runner import ended_entry
 from scripts.batch.sessions import RememberedSessions, sessions_file
 from scripts.batch.state import BatchState, Entry, Session, StateError, Status, load_state
-from scripts.batch.storage import Locked, StorageError, locked, replacing
+from scripts.batch.storage import Locked, StorageError, locked, replacing, scratch_path
 from scripts.batch.summary import Summary, clock
 
 FULL = Entry(Status.FAILED, "remote", "u", "j", "r", "j0", Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke")
@@ -70,6 +72,51 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(bytes(1 // 0))
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_kill_left_of_a_write_is_overwritten_by_the_next_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    for name in ("state.json", "l" * 250 + ".txt"):
+        path = tmp_path / name
+        process = multiprocessing.get_context("fork").Process(target=_die_in_a_write, args=(path,))
+        process.start()
+        process.join()
+        (left,) = tmp_path.iterdir()
+        assert left == scratch_path(path)
+        left.chmod(0o644)
+        with replacing(path) as file:
+            assert stat.S_IMODE(left.stat().st_mode) == 0o600
+            file.write(b"new")
+        assert path.read_bytes() == b"new"
+        assert list(tmp_path.iterdir()) == [path]
+        path.unlink()
+
+
+def _die_in_a_write(path: Path) -> None:
+    with replacing(path) as file:
+        file.write(b"a much longer content")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_two_who_write_the_same_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"the second")
+        assert path.read_bytes() == b"the second"
+        first.write(b", too")
+    assert path.read_bytes() == b"first, too"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_place_of_the_scratch_file_is_not_followed(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "a.txt", tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    scratch_path(path).symlink_to(elsewhere)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert (path.read_text(), elsewhere.read_text()) == ("new", "mine")
 
 
 def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
