@@ -90,12 +90,18 @@ class Entry:
 
 
 class BatchState:
-    """The entries by file name, and the session; every change is on disk before the call returns."""
+    """The entries by file name, and the session; every change is on disk before the call returns.
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry], session: Session | None) -> None:
+    ``controller`` is the key of the gateway whose session it is, None where that was not kept.
+    """
+
+    def __init__(
+        self, path: Path, entries: Mapping[str, Entry], session: Session | None, controller: str | None = None
+    ) -> None:
         self._path = path
         self._entries = dict(entries)
         self._session = session
+        self._controller = controller
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -104,6 +110,10 @@ class BatchState:
     @property
     def session(self) -> Session | None:
         return self._session
+
+    def session_with(self, controller: str) -> Session | None:
+        """The session unless it is another gateway's, which must not see it."""
+        return self._session if self._controller in (None, controller) else None
 
     def put(self, name: str, entry: Entry) -> Entry:
         """Raises StorageError; the file is as it was before then."""
@@ -117,9 +127,9 @@ class BatchState:
         self._entries.update(entries)
         self.save()
 
-    def put_session(self, session: Session) -> None:
-        if self._session != session:
-            self._session = session
+    def put_session(self, session: Session, controller: str) -> None:
+        if (self._session, self._controller) != (session, controller):
+            self._session, self._controller = session, controller
             self.save()
 
     def save(self) -> None:
@@ -127,7 +137,7 @@ class BatchState:
             "files": {name: _entry_json(entry) for name, entry in self._entries.items()},
             "session": self._session.cookie if self._session else None,
             "csrfToken": self._session.csrf_token if self._session else None,
-        }
+        } | ({"controller": self._controller} if self._controller else {})
         with replacing(self._path) as file:
             file.write(_encoded(document))
 
@@ -153,7 +163,8 @@ def _read_state(path: Path, document: Any) -> BatchState:
     entries = {str(name): _read_entry(name, value) for name, value in document["files"].items()}
     cookie, csrf_token = document.get("session"), document.get("csrfToken")
     usable = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in (cookie, csrf_token))
-    return BatchState(path, entries, Session(cookie, csrf_token) if usable and cookie and csrf_token else None)
+    session = Session(cookie, csrf_token) if usable and cookie and csrf_token else None
+    return BatchState(path, entries, session, _optional(document, "controller", str))
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:

@@ -43,7 +43,7 @@ async def test_every_recording_becomes_transcripts_and_the_state_says_so(batch: 
         "a.mp3.txt", "a.mp3.vtt", "b.WAV.txt", "b.WAV.vtt", "b.mp3.txt", "b.mp3.vtt",
     ]  # fmt: skip
     state = batch.state
-    assert set(state) == {"files", "session", "csrfToken"}
+    assert set(state) == {"files", "session", "csrfToken", "controller"}
     assert set(state["files"]) == {"a.mp3", "b.WAV", "b.mp3"}
     assert state["files"]["a.mp3"].items() >= {
         "uploadId": "u1", "jobId": "j1", "status": "complete", "executionMode": "remote",
@@ -221,6 +221,67 @@ async def test_a_gateway_with_another_key_begins_anew_what_is_not_complete(batch
     assert len(gateway.jobs_of("a.mp3")) == 1
     assert len(gateway.jobs_of("b.mp3")) == 2
     assert batch.state["session"] != old
+
+
+async def interrupted(batch: Batch, gateway: FakeGateway, name: str, *options: str) -> None:
+    """A run that ends while the recording's job is running."""
+    gateway.held.add(name)
+    before = len(gateway.jobs_of(name))
+    process = await batch.start(*options)
+
+    def followed() -> bool:
+        jobs = gateway.jobs_of(name)[before:]
+        return bool(jobs) and jobs[-1].status == "running" and batch.state["files"][name]["jobId"] == jobs[-1].job_id
+
+    await gateway.until(followed)
+    process.send_signal(signal.SIGINT)
+    await ended(process)
+
+
+async def test_a_session_is_used_at_its_own_gateway_only_and_found_there_again(
+    batch: Batch, gateway: FakeGateway
+) -> None:
+    batch.record("a.mp3")
+    await interrupted(batch, gateway, "a.mp3")
+    first, cookie = batch.url, batch.state["session"]
+    async with FakeGateway().serving() as other:
+        seen: list[str] = []
+
+        async def look(request: Any) -> None:
+            seen.append(request.headers.get("Cookie", ""))
+
+        other.fault("session", look)
+        batch.url = other.url
+        await interrupted(batch, other, "a.mp3")
+        assert seen == [""]
+        assert len(other.jobs) == 1
+    await gateway.release("a.mp3")
+    batch.url = first.replace("127.0.0.1", "localhost")
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert (len(gateway.jobs), gateway.begun, batch.state["session"]) == (1, 1, cookie)
+    assert batch.state["controller"] == batch.url
+
+
+@pytest.mark.parametrize("state_survives", [True, False])
+async def test_a_gateway_that_has_its_old_key_again_knows_the_old_session(
+    batch: Batch, gateway: FakeGateway, state_survives: bool
+) -> None:
+    batch.record("a.mp3")
+    await interrupted(batch, gateway, "a.mp3")
+    key, cookie = gateway.key, batch.state["session"]
+    gateway.forget_sessions()
+    await interrupted(batch, gateway, "a.mp3")
+    assert len(gateway.jobs) == 2
+    gateway.key = key
+    await gateway.release("a.mp3")
+    if not state_survives:
+        batch.state_file.unlink()
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert "but an earlier one" in result.out
+    assert batch.state["session"] == cookie
+    assert len(gateway.jobs) == 2
 
 
 @pytest.mark.parametrize("kind", ["offset", "send", "uploaded", "submit"])

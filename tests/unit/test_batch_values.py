@@ -21,7 +21,7 @@ from scripts.batch.plan import make_plan
 from scripts.batch.progress import doing
 from scripts.batch.recordings import Fingerprint, find_recordings, shown, transcript_name
 from scripts.batch.runner import ended_entry
-from scripts.batch.sessions import RememberedSessions, sessions_file
+from scripts.batch.sessions import KEPT, RememberedSessions, gateway_key, sessions_file
 from scripts.batch.state import BatchState, Entry, Session, StateError, Status, load_state
 from scripts.batch.storage import Locked, StorageError, locked, replacing, scratch_path
 from scripts.batch.summary import Summary, clock
@@ -34,10 +34,11 @@ def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state = BatchState(path, {}, None)
     state.put("ä🎙️.mp3", FULL)
     state.put("bad\udce9.mp3", Entry(Status.QUEUED, "local"))
-    state.put_session(Session("cookie", "csrf"))
+    state.put_session(Session("cookie", "csrf"), "http://localhost:8476")
     again = load_state(path)
     assert again.entries == state.entries
-    assert again.session == Session("cookie", "csrf")
+    assert again.session == again.session_with("http://localhost:8476") == Session("cookie", "csrf")
+    assert again.session_with("http://gateway:8476") is None
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -46,6 +47,7 @@ def test_the_guides_own_example_is_a_state(tmp_path: Path) -> None:
     entry = {"uploadId": "abc123", "jobId": "xyz789", "status": "complete", "executionMode": "remote"}
     path.write_text(json.dumps({"files": {"interview-001.mp3": entry}, "session": "...", "csrfToken": "..."}))
     assert load_state(path).entries == {"interview-001.mp3": Entry(Status.COMPLETE, "remote", "abc123", "xyz789")}
+    assert load_state(path).session_with("http://any:80") == Session("...", "...")
 
 
 def test_a_state_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
@@ -167,32 +169,55 @@ def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> 
 def test_sessions_are_remembered_for_each_gateway(tmp_path: Path) -> None:
     path = sessions_file({"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": "/nowhere"})
     assert path == tmp_path / "state" / "bulkscribe" / "sessions.json"
-    for url, cookie in (("http://a", "one"), ("http://b", "two"), ("http://a", "three")):
-        RememberedSessions(path).remember(url, cookie)
-    assert [RememberedSessions(path).find(url) for url in ("http://a", "http://b", "http://c")] == [
-        "three",
-        "two",
-        None,
-    ]
+    a, b, c = (gateway_key(f"http://{name}") for name in "abc")
+    for key, cookie in ((a, "one"), (b, "two"), (a, "three"), (a, "one"), (a, "one")):
+        RememberedSessions(path).remember(key, cookie)
+    assert [RememberedSessions(path).known(key) for key in (a, b, c)] == [["one", "three"], ["two"], []]
+    for number in range(2 * KEPT):
+        RememberedSessions(path).remember(a, f"number{number}")
+    assert RememberedSessions(path).known(a) == [f"number{number}" for number in range(2 * KEPT - 1, KEPT - 1, -1)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(path.parent) == ["sessions.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"http://a": 3}', b'{"http://a": "x; y"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"http://a": 3}', b'{"http://a": "x; y"}', b'{"http://a:x": "y"}', b"\xff"]
+)
 def test_sessions_that_cannot_be_read_are_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "sessions.json"
     path.write_bytes(content)
     remembered = RememberedSessions(path)
-    assert remembered.find("http://a") is None
-    remembered.remember("http://a", "one")
-    assert remembered.find("http://a") == "one"
+    assert remembered.known("http://a:80") == []
+    remembered.remember("http://a:80", "one")
+    assert remembered.known("http://a:80") == ["one"]
+
+
+def test_sessions_are_read_as_they_were_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.json"
+    path.write_text(json.dumps({"http://localhost:8476": "one", "http://127.0.0.1:8476": "two", "https://a": "three"}))
+    remembered = RememberedSessions(path)
+    assert remembered.known("http://localhost:8476") == ["one", "two"]
+    remembered.remember("http://localhost:8476", "two")
+    assert remembered.known("http://localhost:8476") == ["two", "one"]
+    assert remembered.known("https://a:443") == ["three"]
+
+
+def test_a_gateway_has_one_key_by_all_its_local_names() -> None:
+    local = {
+        gateway_key(f"http://{host}:8476")
+        for host in ("localhost", "LOCALHOST", "127.0.0.1", "[::1]", "me:x@localhost")
+    }
+    assert local == {"http://localhost:8476"}
+    others = ("http://localhost:8477", "https://localhost:8476", "http://[2001:db8::1]:8476", "http://localhost:8476/a")
+    assert len({*local, *map(gateway_key, others)}) == 5
+    assert gateway_key("http://[2001:db8::1]:8476") == "http://[2001:db8::1]:8476"
 
 
 def test_sessions_that_cannot_be_written_are_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "bulkscribe" / "sessions.json", None):
-        RememberedSessions(path).remember("http://a", "one")
-        assert RememberedSessions(path).find("http://a") is None
+        RememberedSessions(path).remember("http://a:80", "one")
+        assert RememberedSessions(path).known("http://a:80") == []
     assert sessions_file({}) is None
     assert sessions_file({"XDG_STATE_HOME": "relative", "HOME": "/h"}) == Path(
         "/h/.local/state/bulkscribe/sessions.json"
