@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ WAITED_FOR = frozenset({408, 423, 425, 429, 502, 503, 504, 507})
 ASKED_AGAIN = frozenset({"UPLOAD_BUSY", "UPLOAD_OFFSET_MISMATCH", "STREAM_TAKEN_OVER"})
 """Codes of an upload that a request before this one was at: its offset has moved."""
 LONGEST_REASON = 300
+UNBOUNDED = sys.maxsize
 
 Result = TypeVar("Result")
 
@@ -123,6 +125,19 @@ class Gateway:
     async def connect(self) -> None:
         """Makes sure of the session. Raises Refused or Faulty when this is no gateway."""
         await persistently(self._outages, "session", self._assure_session)
+
+    async def largest_upload(self) -> int:
+        """Bytes that one recording may have; UNBOUNDED where the gateway does not say. Raises Faulty."""
+
+        async def attempt() -> int:
+            try:
+                async with self._request("OPTIONS", f"{UPLOADS}/tus", headers=TUS) as response:
+                    limit = response.headers.get("Tus-Max-Size", "")
+            except Refused:  # by something before the gateway: it is told when the upload begins
+                return UNBOUNDED
+            return int(limit) if limit.isascii() and limit.isdigit() else UNBOUNDED
+
+        return await self._call("limit", attempt)
 
     async def upload(self, path: Path, name: str, content: Content, sent: Callable[[int], None]) -> answers.Upload:
         """Sends a recording from the disk, from where an earlier try or run was cut; ``sent`` hears the offset.

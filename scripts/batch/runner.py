@@ -22,6 +22,7 @@ from scripts.batch.outages import Away, Faulty
 from scripts.batch.progress import Display
 from scripts.batch.recordings import Recording, shown, transcript_name
 from scripts.batch.state import BatchState, Entry, Status
+from services.contract.limits import MEGABYTE
 from services.runtime.backoff import Backoff
 
 FIRST_POLL_SECONDS = 1.0
@@ -46,6 +47,8 @@ class Runner:
         self._state = state
         self._arguments = arguments
         self._display = display
+        self._limit: int | None = None  # bytes of one recording; None until it was asked for
+        self._asking = asyncio.Lock()
 
     async def run(self, recordings: Sequence[Recording]) -> None:
         """Brings each to an end that is in the state. Raises StorageError when that cannot be written."""
@@ -120,6 +123,7 @@ class Runner:
         entry, now = self._entry(recording), current(recording.path)
         if entry.sha256 is not None and entry.content == now:
             return Content(now, entry.sha256)
+        await self._check_size(now.size_bytes)
 
         def hashed(size_bytes: int, total_bytes: int) -> None:
             self._display.hashed(recording.name, size_bytes, total_bytes)
@@ -127,6 +131,16 @@ class Runner:
         content = await read_content(recording.path, hashed)
         self._state.put(recording.name, entry.hashed(content))
         return content
+
+    async def _check_size(self, size_bytes: int) -> None:
+        """Raises Refused for what the gateway would refuse: before it is read, which may take minutes."""
+        async with self._asking:
+            if self._limit is None:
+                self._limit = await self._gateway.largest_upload()
+        if size_bytes > self._limit:
+            limit = self._limit // MEGABYTE
+            message = f"The file is larger than {limit} MB. Split it, or raise GATEWAY_MAX_UPLOAD_MB."
+            raise Refused(413, "FILE_TOO_LARGE", message)
 
     async def _submit(self, recording: Recording) -> None:
         options = self._arguments.job_options()

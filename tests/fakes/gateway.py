@@ -71,6 +71,7 @@ class FakeGateway:
         self.rejected: dict[str, tuple[str, str]] = {}  # file name -> (code, message)
         self.failing: dict[str, tuple[str, str]] = {}  # file name -> (error code, message) of its job
         self.canceled: set[str] = set()
+        self.max_bytes: int | None = 2**40
         self.begun = 0  # uploads
         self.received = 0  # bytes of recordings
         self.cut_after: deque[int] = deque()  # bytes received in all after which a connection breaks, one each
@@ -114,6 +115,7 @@ class FakeGateway:
         app = web.Application(client_max_size=2**30)
         add = app.router.add_route
         add("GET", "/api/session", self._faulty("session", self._session))
+        add("OPTIONS", "/api/uploads/tus", self._faulty("limit", self._tell_limit))
         add("POST", "/api/uploads/tus", self._faulty("upload", self._begin_upload))
         add("HEAD", "/api/uploads/tus/{upload}", self._faulty("offset", self._tell_offset))
         add("PATCH", "/api/uploads/tus/{upload}", self._faulty("send", self._append))
@@ -152,6 +154,9 @@ class FakeGateway:
         if request.method not in READING and request.headers.get("X-CSRF-Token") != f"csrf-{cookie}":
             raise refusal(403, "CSRF_INVALID", "wrong token")
         return cookie
+
+    async def _tell_limit(self, _request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Tus-Max-Size": str(self.max_bytes)} if self.max_bytes else {})
 
     async def _begin_upload(self, request: web.Request) -> web.Response:
         owner = self._owner(request)

@@ -356,6 +356,28 @@ async def test_failed_ones_are_tried_again_only_when_asked(batch: Batch, gateway
     assert len({job.request_id for job in gateway.jobs_of("broken.mp3")}) == 2
 
 
+async def test_a_file_that_would_be_refused_for_its_size_is_not_read(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "c.mp3")
+    with (batch.folder / "b.mp3").open("wb") as sparse:
+        sparse.truncate(2**38)  # minutes to hash
+    gateway.max_bytes = 100 * 1024 * 1024
+    result = await batch.run("--parallel", "3")
+    assert result.status == 1
+    assert "failed    b.mp3: FILE_TOO_LARGE: The file is larger than 100 MB. Split it" in result.out
+    assert "2 complete, 1 failed" in result.out
+    assert gateway.calls["limit"] == 1
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_gateway_that_tells_no_limit_is_asked_by_the_upload(
+    batch: Batch, gateway: FakeGateway, refused: bool
+) -> None:
+    batch.record("a.mp3")
+    gateway.max_bytes = None
+    gateway.fault("limit", answers(503), drops, *([answers(405)] if refused else []))
+    assert (await batch.run()).status == 0
+
+
 async def test_a_refused_submission_fails_its_recording(batch: Batch) -> None:
     batch.record("a.mp3")
     result = await batch.run("--model", "unknown")
