@@ -147,8 +147,9 @@ class Runner:
         entry = self._state.put(recording.name, self._entry(recording).submitting(recording.name, options))
         assert entry.upload_id is not None
         assert entry.request_id is not None
+        asked = options if entry.options is None else entry.options  # which a state of long ago does not hold
         try:
-            job = await self._gateway.create_job(entry.upload_id, options, entry.request_id)
+            job = await self._gateway.create_job(entry.upload_id, asked, entry.request_id)
         except Refused as error:
             if error.unknown:
                 raise Lost(upload=True) from error

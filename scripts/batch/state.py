@@ -47,7 +47,7 @@ class Session:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """How far one recording is. ``content`` and ``sha256`` are of its file as it was hashed; ``request_id`` names its
-    submission, ``replaces`` the failed job that it is to replace."""
+    submission, ``options`` is what that asks for, ``replaces`` the failed job that it is to replace."""
 
     status: Status
     execution_mode: str
@@ -60,6 +60,7 @@ class Entry:
     duration_seconds: float | None = None
     error_code: str | None = None
     error: str | None = None
+    options: Mapping[str, object] | None = None
 
     def hashed(self, content: Content) -> Entry:
         return replace(self, content=content.fingerprint, sha256=content.sha256)
@@ -68,10 +69,16 @@ class Entry:
         return replace(self, upload_id=upload_id, duration_seconds=duration)
 
     def submitting(self, name: str, options: Mapping[str, object]) -> Entry:
-        """With the id of the request that is about to be sent; one that may have been sent already stays, whatever
+        """With the request that is about to be sent; one that may have been sent already stays as it was, whatever
         is asked for now."""
+        if self.request_id is not None:
+            return self
         content = self.sha256 or self.upload_id or ""
-        return replace(self, request_id=self.request_id or job_request_id(name, content, options, self.replaces))
+        return replace(self, request_id=job_request_id(name, content, options, self.replaces), options=options)
+
+    def has_other(self, options: Mapping[str, object]) -> bool:
+        """Whether it was submitted with other options than these; not where that was not kept."""
+        return self.options is not None and self.options != options
 
     def submitted(self, job_id: str) -> Entry:
         return replace(self, job_id=job_id)
@@ -81,7 +88,8 @@ class Entry:
 
     def anew(self, *, upload: bool) -> Entry:
         """For a job that the server lost; with ``upload`` the recording is sent again, too."""
-        kept = replace(self, status=Status.QUEUED, job_id=None, request_id=None, error_code=None, error=None)
+        kept = replace(self, status=Status.QUEUED, job_id=None, request_id=None, options=None)
+        kept = replace(kept, error_code=None, error=None)
         return replace(kept, upload_id=None, content=None, sha256=None) if upload else kept
 
     def again(self, *, upload: bool) -> Entry:
@@ -176,6 +184,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
     }
     more = {
         "requestId": entry.request_id,
+        "options": entry.options,
         "replaces": entry.replaces,
         "sizeBytes": entry.content.size_bytes if entry.content else None,
         "modifiedNs": entry.content.modified_ns if entry.content else None,
@@ -202,6 +211,7 @@ def _read_entry(name: str, value: Any) -> Entry:
         duration_seconds=_optional(value, "durationSeconds", _number),
         error_code=_optional(value, "errorCode", str),
         error=_optional(value, "error", str),
+        options=_optional(value, "options", dict),
     )
 
 

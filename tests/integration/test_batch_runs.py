@@ -263,6 +263,48 @@ async def test_a_session_is_used_at_its_own_gateway_only_and_found_there_again(
     assert batch.state["controller"] == batch.url
 
 
+async def test_other_options_are_for_what_was_not_submitted_yet(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3", "c.mp3")
+    await interrupted(batch, gateway, "b.mp3", "--model", "demo")
+    await gateway.release("b.mp3")
+    result = await batch.run("--model", "demo", "--diarization")
+    assert result.status == 0, result.out
+    assert "left as they are: 1 of the recordings (a.mp3)" in result.out
+    assert "going on with those: 1 of the recordings (b.mp3)" in result.out
+    told = {name: [job.options["diarizationEnabled"] for job in gateway.jobs_of(name)] for name in batch.state["files"]}
+    assert told == {"a.mp3": [False], "b.mp3": [False], "c.mp3": [True]}
+    assert batch.state["files"]["a.mp3"]["options"] == gateway.jobs["j1"].options
+    elsewhere = ("--state", str(batch.folder / "other.json"), "--output", str(batch.folder / "other"))
+    result = await batch.run("--model", "demo", "--diarization", *elsewhere)  # as the note says
+    assert result.status == 0, result.out
+    assert "other options" not in result.out
+    assert [job.options["diarizationEnabled"] for job in gateway.jobs_of("a.mp3")] == [False, True]
+    assert gateway.begun == 3
+    assert len(gateway.jobs_of("c.mp3")) == 1
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_submission_that_was_cut_is_repeated_with_its_own_options(
+    batch: Batch, gateway: FakeGateway, arrives: bool
+) -> None:
+    batch.record("a.mp3")
+
+    async def kill(request: Any) -> Any:
+        if arrives:
+            await gateway._submit(request)
+        process.kill()
+        await asyncio.Event().wait()
+
+    gateway.fault("submit", kill)
+    process = await batch.start("--language", "de")
+    await ended(process)
+    result = await batch.run("--language", "en")
+    assert result.status == 0, result.out
+    (job,) = gateway.jobs.values()
+    assert job.options["language"] == "de"
+    assert "going on with those" in result.out
+
+
 @pytest.mark.parametrize("state_survives", [True, False])
 async def test_a_gateway_that_has_its_old_key_again_knows_the_old_session(
     batch: Batch, gateway: FakeGateway, state_survives: bool

@@ -26,7 +26,20 @@ from scripts.batch.state import BatchState, Entry, Session, StateError, Status, 
 from scripts.batch.storage import Locked, StorageError, locked, replacing, scratch_path
 from scripts.batch.summary import Summary, clock
 
-FULL = Entry(Status.FAILED, "remote", "u", "j", "r", "j0", Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke")
+FULL = Entry(
+    Status.FAILED,
+    "remote",
+    "u",
+    "j",
+    "r",
+    "j0",
+    Fingerprint(5, 7),
+    "ab",
+    1.5,
+    "REMOTE_FAILED",
+    "it broke",
+    {"model": "demo"},
+)
 
 
 def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -151,7 +164,11 @@ def test_a_request_is_named_by_what_it_is_of() -> None:
 
 def test_a_request_that_may_have_been_sent_stays_whatever_is_asked_for_now() -> None:
     entry = Entry(Status.QUEUED, "local").hashed(CONTENT).submitting("a.mp3", OPTIONS)
-    assert entry.submitting("a.mp3", {}).request_id == entry.request_id
+    assert entry.submitting("a.mp3", {}) == entry
+    assert entry.has_other({})
+    assert not entry.has_other(OPTIONS)
+    assert not replace(entry, options=None).has_other({})
+    assert not entry.anew(upload=False).has_other({})
 
 
 def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> None:
@@ -367,6 +384,21 @@ def test_a_plan_follows_jobs_whose_files_are_gone_and_notes_changed_files(tmp_pa
     assert [recording.name for recording in plan.pending] == ["new.mp3", "gone.mp3"]
     assert [recording.name for recording in plan.incomplete] == ["done.mp3"]
     assert len(plan.notes) == 1
+
+
+def test_a_plan_notes_what_does_not_get_the_options_that_are_asked_for(tmp_path: Path) -> None:
+    names = [f"{letter}.mp3" for letter in "abcdefg"]
+    for name in names:
+        (tmp_path / name).touch()
+    arguments = parse_arguments(["--input", str(tmp_path), "--diarization"])
+    plain = parse_arguments(["--input", str(tmp_path)]).job_options()
+    entries = {name: Entry(Status.COMPLETE, "local", "u", "j", options=plain) for name in names[:4]}
+    entries["e.mp3"] = Entry(Status.RUNNING, "local", "u", "j", options=plain)
+    entries["f.mp3"] = Entry(Status.COMPLETE, "local", "u", "j", options=arguments.job_options())
+    entries["g.mp3"] = Entry(Status.COMPLETE, "local", "u", "j")
+    done, begun = make_plan(find_recordings(tmp_path), entries, arguments).notes
+    assert "left as they are: 4 of the recordings (a.mp3, b.mp3, c.mp3 and 1 more)" in done
+    assert "going on with those: 1 of the recordings (e.mp3)" in begun
 
 
 def test_a_file_that_was_mended_is_uploaded_again_for_another_try(tmp_path: Path) -> None:
