@@ -55,6 +55,8 @@ WAITED_FOR = frozenset({408, 423, 425, 429, 502, 503, 504, 507})
 ASKED_AGAIN = frozenset({"UPLOAD_BUSY", "UPLOAD_OFFSET_MISMATCH", "STREAM_TAKEN_OVER"})
 """Codes of an upload that a request before this one was at: its offset has moved."""
 LONGEST_REASON = 300
+JOBS_PER_PAGE = 1000
+"""As many as the gateway gives at once."""
 UNBOUNDED = sys.maxsize
 
 Result = TypeVar("Result")
@@ -159,6 +161,22 @@ class Gateway:
                 return answers.read_job(await _json(response))
 
         return await self._call("submit", attempt)
+
+    async def jobs(self) -> list[answers.Made]:
+        """All jobs of the session, newest first. Raises Refused or Faulty."""
+        made: list[answers.Made] = []
+        token = ""
+
+        async def attempt() -> tuple[list[answers.Made], str]:
+            page = {"pageSize": str(JOBS_PER_PAGE), "pageToken": token}
+            async with self._request("GET", "/api/jobs", params=page) as response:
+                return answers.read_made(await _json(response))
+
+        while True:
+            page, token = await self._call("jobs", attempt)
+            made += page
+            if not token:
+                return made
 
     async def job(self, job_id: str) -> answers.Job:
         """Raises Refused (``unknown`` when there is no such job) or Faulty."""

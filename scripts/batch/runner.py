@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from scripts.batch.answers import Job, Report, read_report
 from scripts.batch.arguments import Arguments
 from scripts.batch.client import Gateway, Refused
 from scripts.batch.content import CHANGED, Content, UnreadableRecording, current, read_content
+from scripts.batch.made import MadeJobs
 from scripts.batch.outages import Away, Faulty
 from scripts.batch.progress import Display
 from scripts.batch.recordings import Recording, shown, transcript_name
@@ -47,6 +48,7 @@ class Runner:
         self._state = state
         self._arguments = arguments
         self._display = display
+        self._made = MadeJobs(gateway)
         self._limit: int | None = None  # bytes of one recording; None until it was asked for
         self._asking = asyncio.Lock()
 
@@ -85,6 +87,7 @@ class Runner:
                 losses = losses + 1 if self._gateway.session == session else 0
                 if losses > LOSSES_TOLERATED:
                     raise Refused(404, "NOT_FOUND", f"the server keeps losing {lost}") from lost
+                self._made.lost(self._entry(recording).job_id or "")
                 again = "uploaded" if lost.upload else "submitted"
                 self._display.tell(f"{shown(recording.name)}: the server no longer knows {lost}; it is {again} again.")
                 self._state.put(recording.name, self._entry(recording).anew(upload=lost.upload))
@@ -144,6 +147,8 @@ class Runner:
 
     async def _submit(self, recording: Recording) -> None:
         options = self._arguments.job_options()
+        if await self._adopts(recording, options):
+            return
         entry = self._state.put(recording.name, self._entry(recording).submitting(recording.name, options))
         assert entry.upload_id is not None
         assert entry.request_id is not None
@@ -156,6 +161,17 @@ class Runner:
             raise
         self._state.put(recording.name, entry.submitted(job.job_id))
         self._observe(recording, job)
+
+    async def _adopts(self, recording: Recording, options: Mapping[str, object]) -> bool:
+        """Whether a run before that the state does not know of has submitted it, perhaps again after a failure: then
+        what that submitted last is gone on with. A request that has its id finds its job by itself."""
+        entry = self._entry(recording)
+        if entry.request_id is not None or entry.replaces is not None or entry.upload_id is None:
+            return False
+        made = await self._made.find(entry.upload_id, options)
+        if made is not None:
+            self._state.put(recording.name, entry.adopted(made.job_id, options))
+        return made is not None
 
     async def _follow(self, recording: Recording) -> Job:
         """The job when it has ended: told by its events, looked at whenever they break off."""

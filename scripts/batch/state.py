@@ -80,6 +80,10 @@ class Entry:
         """Whether it was submitted with other options than these; not where that was not kept."""
         return self.options is not None and self.options != options
 
+    def adopted(self, job_id: str, options: Mapping[str, object]) -> Entry:
+        """With a job that an earlier run submitted."""
+        return replace(self, job_id=job_id, options=options)
+
     def submitted(self, job_id: str) -> Entry:
         return replace(self, job_id=job_id)
 

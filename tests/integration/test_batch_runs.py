@@ -10,6 +10,7 @@ import pty
 import signal
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,57 @@ async def test_other_options_are_for_what_was_not_submitted_yet(batch: Batch, ga
     assert [job.options["diarizationEnabled"] for job in gateway.jobs_of("a.mp3")] == [False, True]
     assert gateway.begun == 3
     assert len(gateway.jobs_of("c.mp3")) == 1
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_without_the_state_the_job_in_place_of_another_is_found(
+    batch: Batch, gateway: FakeGateway, deleted: bool
+) -> None:
+    names = [f"{letter}.mp3" for letter in "abcde"]
+    batch.record(*names)
+    gateway.canceled.update(names)
+    assert (await batch.run()).status == 1
+    gateway.canceled.clear()
+    assert (await batch.run("--retry-failed")).status == 0
+    await batch.run("--language", "de", "--state", str(batch.folder / "other.json"))  # newer ones, with other options
+    assert len(gateway.jobs) == 15
+    if deleted:
+        for name in names:
+            del gateway.jobs[gateway.jobs_of(name)[0].job_id]
+    batch.state_file.unlink()
+    gateway.jobs_per_page, gateway.calls["jobs"] = 4, 0
+    result = await batch.run("--retry-failed", "--parallel", "3")
+    assert result.status == 0, result.out
+    assert gateway.created == 15
+    assert [batch.state["files"][name]["jobId"] for name in names] == [f"j{number}" for number in range(6, 11)]
+    assert gateway.calls["jobs"] == (3 if deleted else 4)  # once for all
+
+
+async def test_without_the_state_a_complete_job_goes_before_a_newer_one_that_is_not(
+    batch: Batch, gateway: FakeGateway
+) -> None:
+    batch.record("a.mp3")
+    await batch.run()
+    complete = gateway.jobs["j1"]
+    gateway.jobs["j2"] = replace(complete, job_id="j2", request_id="by hand", status="canceled")
+    batch.state_file.unlink()
+    assert (await batch.run()).status == 0
+    assert batch.state["files"]["a.mp3"]["jobId"] == "j1"
+
+
+async def test_a_job_that_was_listed_and_is_gone_is_not_taken_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    await batch.run()
+    batch.state_file.unlink()
+
+    async def forget(_request: Any) -> None:
+        gateway.jobs.clear()
+
+    gateway.fault("job", forget)
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert batch.state["files"]["a.mp3"]["jobId"] == "j2"
+    assert gateway.calls["jobs"] == 2
 
 
 @pytest.mark.parametrize("arrives", [True, False])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.batch.answers import Job, Report, Upload, read_job, read_report, read_upload
+from gateway.requests import JobOptions
+from gateway.wire import options_answer, options_message
+from scripts.batch.answers import Job, Made, Report, Upload, read_job, read_made, read_report, read_upload
 from scripts.batch.arguments import parse_arguments
 from scripts.batch.content import Content
 from scripts.batch.events import Event, EventDecoder
@@ -310,6 +312,31 @@ def test_answers_are_read_or_faulty() -> None:
     for wrong in ({}, [], None, whole | {"complete": False}):
         with pytest.raises(Faulty):
             read_upload(wrong)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--remote"],
+        ["--diarization", "--fast-switching", "--diarization-max-duration", "0.1"],
+        ["--language", "EN", "--model", "demo"],
+        ["--language", "auto"],
+    ],
+)
+def test_a_job_is_known_by_its_options_as_the_gateway_tells_them(tmp_path: Path, given: list[str]) -> None:
+    asked = parse_arguments(["--input", str(tmp_path), *given]).job_options()
+    told = options_answer(options_message(JobOptions.model_validate(asked)))
+    job = {"jobId": "j1", "uploadId": "u1", "status": "running", "options": told}
+    (made,), token = read_made({"jobs": [job], "nextPageToken": None})
+    assert (made, token) == (Made("j1", "u1", Status.RUNNING, dict(told)), "")
+    assert made.has_options(asked)
+    assert not made.has_options(asked | {"language": "de"})
+    assert not made.has_options(asked | {"useRemoteWorker": not asked["useRemoteWorker"]})
+    assert not replace(made, options=told | {"wordTimestamps": True}).has_options(asked)
+    assert not replace(made, options=told | {"vad": False}).has_options(asked)
+    for wrong in ({}, [], {"jobs": [{}]}, {"jobs": [job | {"options": None}]}):
+        with pytest.raises(Faulty):
+            read_made(wrong)
 
 
 async def test_faulty_answers_end_the_trying_and_outages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
