@@ -119,7 +119,7 @@ async def test_killed_at_every_write(batch: Batch, gateway: FakeGateway) -> None
             batch.state_file.unlink(missing_ok=True)
         assert number < 60
     assert status == 0
-    assert number > 10
+    assert number > 8
     check(batch, gateway)
     await check_again_without_state(batch, gateway)
 
