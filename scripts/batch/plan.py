@@ -61,10 +61,13 @@ def _begun(recording: Recording, entries: Mapping[str, Entry], arguments: Argume
     """The entry that a run begins with."""
     entry = entries.get(recording.name)
     if entry is None:
-        return Entry(Status.QUEUED, arguments.execution_mode)
+        return Entry(Status.QUEUED, arguments.execution_mode, again=arguments.again)
     changed = entry.content is not None and _content(recording) not in (None, entry.content)
+    settled = entry.status.ended or (entry.job_id is None and entry.request_id is None)
+    if settled and arguments.again is not None and arguments.again != entry.again:
+        return entry.once_more(arguments.again, upload=changed)
     if entry.status in (Status.FAILED, Status.CANCELED):
-        return entry.again(upload=changed) if arguments.retry_failed else entry
+        return entry.retried(upload=changed) if arguments.retry_failed else entry
     if not entry.status.ended and entry.job_id is None and changed:
         return entry.anew(upload=True)
     return entry
@@ -79,7 +82,7 @@ def _with_other_options(entries: Mapping[str, Entry], arguments: Arguments) -> I
     if done:
         yield (
             f"Transcribed with other options, and left as they are: {_some(done)}. To have them transcribed with these "
-            "options, too, name another --state and another --output."
+            "options, too, name another --state and another --output; in their place, name a time with --again."
         )
     if begun:
         yield f"Submitted with other options before, and going on with those: {_some(begun)}."

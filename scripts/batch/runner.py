@@ -166,7 +166,8 @@ class Runner:
         """Whether a run before that the state does not know of has submitted it, perhaps again after a failure: then
         what that submitted last is gone on with. A request that has its id finds its job by itself."""
         entry = self._entry(recording)
-        if entry.request_id is not None or entry.replaces is not None or entry.upload_id is None:
+        named = entry.request_id or entry.replaces or entry.again
+        if named is not None or entry.upload_id is None:
             return False
         made = await self._made.find(entry.upload_id, options)
         if made is not None:

@@ -47,7 +47,8 @@ class Session:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """How far one recording is. ``content`` and ``sha256`` are of its file as it was hashed; ``request_id`` names its
-    submission, ``options`` is what that asks for, ``replaces`` the failed job that it is to replace."""
+    submission, ``options`` is what that asks for, ``replaces`` the failed job that it is to replace, ``again`` which time it is where
+    it is done more than once."""
 
     status: Status
     execution_mode: str
@@ -61,6 +62,7 @@ class Entry:
     error_code: str | None = None
     error: str | None = None
     options: Mapping[str, object] | None = None
+    again: str | None = None
 
     def hashed(self, content: Content) -> Entry:
         return replace(self, content=content.fingerprint, sha256=content.sha256)
@@ -74,7 +76,8 @@ class Entry:
         if self.request_id is not None:
             return self
         content = self.sha256 or self.upload_id or ""
-        return replace(self, request_id=job_request_id(name, content, options, self.replaces), options=options)
+        request_id = job_request_id(name, content, options, self.replaces, self.again)
+        return replace(self, request_id=request_id, options=options)
 
     def has_other(self, options: Mapping[str, object]) -> bool:
         """Whether it was submitted with other options than these; not where that was not kept."""
@@ -96,9 +99,13 @@ class Entry:
         kept = replace(kept, error_code=None, error=None)
         return replace(kept, upload_id=None, content=None, sha256=None) if upload else kept
 
-    def again(self, *, upload: bool) -> Entry:
+    def retried(self, *, upload: bool) -> Entry:
         """For another job than the one that failed."""
         return replace(self.anew(upload=upload), replaces=self.job_id or self.replaces)
+
+    def once_more(self, again: str, *, upload: bool) -> Entry:
+        """For another job than any that was made without this name of the time."""
+        return replace(self.anew(upload=upload), replaces=None, again=again)
 
 
 class BatchState:
@@ -190,6 +197,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "requestId": entry.request_id,
         "options": entry.options,
         "replaces": entry.replaces,
+        "again": entry.again,
         "sizeBytes": entry.content.size_bytes if entry.content else None,
         "modifiedNs": entry.content.modified_ns if entry.content else None,
         "sha256": entry.sha256,
@@ -216,6 +224,7 @@ def _read_entry(name: str, value: Any) -> Entry:
         error_code=_optional(value, "errorCode", str),
         error=_optional(value, "error", str),
         options=_optional(value, "options", dict),
+        again=_optional(value, "again", str),
     )
 
 

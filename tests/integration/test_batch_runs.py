@@ -284,6 +284,36 @@ async def test_other_options_are_for_what_was_not_submitted_yet(batch: Batch, ga
     assert len(gateway.jobs_of("c.mp3")) == 1
 
 
+async def test_a_second_time_is_named_and_made_once_however_it_is_cut(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3")
+    assert (await batch.run()).status == 0
+    await interrupted(batch, gateway, "b.mp3", "--again", "2")
+    await gateway.release("b.mp3")
+    for options in (("--again", "2"), (), ("--again", "2")):
+        result = await batch.run(*options)
+        assert result.status == 0, result.out
+    assert [len(gateway.jobs_of(name)) for name in ("a.mp3", "b.mp3")] == [2, 2]
+    batch.state_file.unlink()
+    assert (await batch.run("--again", "2")).status == 0
+    assert (len(gateway.jobs), gateway.begun) == (4, 2)
+    batch.record("b.mp3", content=b"other sound")
+    result = await batch.run("--again", "3", "--language", "de")
+    assert result.status == 0
+    assert [job.options.get("language") for job in gateway.jobs.values()] == [None] * 4 + ["de"] * 2
+    assert [len(gateway.uploaded(name)) for name in ("a.mp3", "b.mp3")] == [1, 2]
+    assert batch.transcript("b.mp3.txt") == "txt of b.mp3 by j6"
+
+
+async def test_another_state_alone_fetches_the_same_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    await batch.run()
+    other = batch.folder / "other"
+    result = await batch.run("--state", str(batch.folder / "other.json"), "--output", str(other))
+    assert result.status == 0, result.out
+    assert (other / "a.mp3.txt").read_text() == "txt of a.mp3 by j1"
+    assert len(gateway.jobs) == 1
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_without_the_state_the_job_in_place_of_another_is_found(
     batch: Batch, gateway: FakeGateway, deleted: bool

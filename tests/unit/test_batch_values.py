@@ -29,19 +29,9 @@ from scripts.batch.storage import Locked, StorageError, locked, replacing, scrat
 from scripts.batch.summary import Summary, clock
 
 FULL = Entry(
-    Status.FAILED,
-    "remote",
-    "u",
-    "j",
-    "r",
-    "j0",
-    Fingerprint(5, 7),
-    "ab",
-    1.5,
-    "REMOTE_FAILED",
-    "it broke",
-    {"model": "demo"},
-)
+    Status.FAILED, "remote", "u", "j", "r", "j0", Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke",
+    {"model": "demo"}, "2",
+)  # fmt: skip
 
 
 def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -178,11 +168,14 @@ def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> 
     lost = entry.submitted("j1").anew(upload=False)
     assert (lost.upload_id, lost.job_id) == ("u1", None)
     assert lost.submitting("a.mp3", OPTIONS).request_id == entry.request_id
-    again = entry.submitted("j1").again(upload=False)
-    assert again.replaces == "j1"
-    assert again.submitting("a.mp3", OPTIONS).request_id != entry.request_id
-    assert again.again(upload=True).replaces == "j1"  # which never became a job
-    assert again.anew(upload=True).upload_id is None
+    retried = entry.submitted("j1").retried(upload=False)
+    assert retried.replaces == "j1"
+    assert retried.submitting("a.mp3", OPTIONS).request_id != entry.request_id
+    assert retried.retried(upload=True).replaces == "j1"  # which never became a job
+    assert retried.anew(upload=True).upload_id is None
+    times = [retried.once_more(name, upload=False).submitting("a.mp3", OPTIONS) for name in ("2", "3", "2")]
+    assert times[0] == times[2]
+    assert len({entry.request_id, times[0].request_id, times[1].request_id}) == 3
 
 
 def test_sessions_are_remembered_for_each_gateway(tmp_path: Path) -> None:
