@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scripts.batch.outages import Faulty
 from scripts.batch.state import Status
+
+ON_BY_ITSELF = ("vad",)
+"""Options that are on where nobody says anything; all others are off, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,20 @@ class Job:
     error: str | None = None
     duration_seconds: float | None = None
     last_event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A job that was made before, as a list of them tells it; ``options`` are all that there are."""
+
+    job_id: str
+    upload_id: str
+    status: Status
+    options: Mapping[str, object]
+
+    def has_options(self, asked: Mapping[str, object]) -> bool:
+        """Whether it was asked for with these; what they do not name is as it is by itself."""
+        return _named(self.options) == _named(asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,18 @@ def read_job(document: Any) -> Job:
         raise Faulty("the answer is no job") from error
 
 
+def read_made(document: Any) -> tuple[list[Made], str]:
+    """(the jobs, the token of the next page, empty where there is none) from GET /api/jobs."""
+    try:
+        jobs = [
+            Made(str(job["jobId"]), str(job["uploadId"]), Status(job["status"]), dict(job["options"]))
+            for job in document["jobs"]
+        ]
+        return jobs, str(document.get("nextPageToken") or "")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Faulty("the answer is no list of jobs") from error
+
+
 def read_report(document: Any) -> Report | None:
     """What a `status` event says; None for events of other kinds."""
     if not isinstance(document, dict) or "status" not in document:
@@ -86,6 +116,13 @@ def read_report(document: Any) -> Report | None:
         )
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def _named(options: Mapping[str, object]) -> Mapping[str, object]:
+    """Those that say anything, as the server keeps them."""
+    language = str(options.get("language") or "").lower()
+    kept = {**options, "language": "" if language == "auto" else language}
+    return {key: value for key, value in kept.items() if value not in (None, "") and value != (key in ON_BY_ITSELF)}
 
 
 def _text(value: object) -> str | None:

@@ -24,7 +24,11 @@ OUTPUT_NAME = "transcripts"
 _DESCRIPTION = """\
 Transcribes every recording in a folder. What was reached is kept in the state file after every change: run the same
 command again after any interruption and it goes on; nothing is uploaded, submitted or transcribed twice. That holds
-without the state file, too, as long as the session is the same: it is remembered for each gateway."""
+without the state file, too, as long as the session is the same: it is remembered for each gateway.
+
+What is complete stays as it is, whatever options are given. To have it transcribed a second time, add --again NAME;
+add another --state and another --output to keep the first. Without --again those do so for other options only, and for
+the same ones fetch the same transcripts."""
 
 _EPILOG = """\
 exit status: 0 all are complete; 1 some failed or were canceled; 2 wrong use; 130 ended by Ctrl-C (143 by SIGTERM)"""
@@ -52,6 +56,7 @@ class Arguments:
     output: Path
     formats: tuple[str, ...]
     retry_failed: bool
+    again: str | None = None
     session: str | None = None
     remembered: Path | None = None
 
@@ -99,6 +104,7 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | N
         output=given.output or folder / OUTPUT_NAME,
         formats=given.formats,
         retry_failed=given.retry_failed,
+        again=given.again,
         session=session,
         remembered=sessions_file(environment),
     )
@@ -144,6 +150,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of {','.join(FORMATS)} ({','.join(DEFAULT_FORMATS)})",
     )
     add("--retry-failed", action="store_true", help="try recordings again that failed or were canceled before")
+    add(
+        "--again",
+        type=_name,
+        metavar="NAME",
+        help="transcribe all once more, in the place of what is complete; any NAME, as 2, tells this time from others, "
+        "so that the same command goes on with it after an interruption",
+    )
     add(
         "--session",
         type=_session,

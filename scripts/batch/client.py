@@ -9,7 +9,8 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -54,6 +55,9 @@ WAITED_FOR = frozenset({408, 423, 425, 429, 502, 503, 504, 507})
 ASKED_AGAIN = frozenset({"UPLOAD_BUSY", "UPLOAD_OFFSET_MISMATCH", "STREAM_TAKEN_OVER"})
 """Codes of an upload that a request before this one was at: its offset has moved."""
 LONGEST_REASON = 300
+JOBS_PER_PAGE = 1000
+"""As many as the gateway gives at once."""
+UNBOUNDED = sys.maxsize
 
 Result = TypeVar("Result")
 
@@ -93,7 +97,10 @@ class Sending:
 
 
 class Gateway:
-    """One session with one gateway; ``renewed`` hears of every new session before anything is sent in it."""
+    """One session with one gateway; ``renewed`` hears of every new session before anything is sent in it.
+
+    ``earlier`` are cookies of other sessions, which are tried when the gateway does not know this one.
+    """
 
     def __init__(
         self,
@@ -102,12 +109,14 @@ class Gateway:
         session: Session | None,
         renewed: Callable[[Session], None],
         outages: Outages,
+        earlier: Sequence[str] = (),
     ) -> None:
         self._http = http
         self._url = url
         self._session = session
         self._renewed = renewed
         self._outages = outages
+        self._earlier = [cookie for cookie in earlier if session is None or cookie != session.cookie]
         self._renewing = asyncio.Lock()
         self._doubtful = True  # whether the session may have ended since it was last used
 
@@ -118,6 +127,19 @@ class Gateway:
     async def connect(self) -> None:
         """Makes sure of the session. Raises Refused or Faulty when this is no gateway."""
         await persistently(self._outages, "session", self._assure_session)
+
+    async def largest_upload(self) -> int:
+        """Bytes that one recording may have; UNBOUNDED where the gateway does not say. Raises Faulty."""
+
+        async def attempt() -> int:
+            try:
+                async with self._request("OPTIONS", f"{UPLOADS}/tus", headers=TUS) as response:
+                    limit = response.headers.get("Tus-Max-Size", "")
+            except Refused:  # by something before the gateway: it is told when the upload begins
+                return UNBOUNDED
+            return int(limit) if limit.isascii() and limit.isdigit() else UNBOUNDED
+
+        return await self._call("limit", attempt)
 
     async def upload(self, path: Path, name: str, content: Content, sent: Callable[[int], None]) -> answers.Upload:
         """Sends a recording from the disk, from where an earlier try or run was cut; ``sent`` hears the offset.
@@ -139,6 +161,22 @@ class Gateway:
                 return answers.read_job(await _json(response))
 
         return await self._call("submit", attempt)
+
+    async def jobs(self) -> list[answers.Made]:
+        """All jobs of the session, newest first. Raises Refused or Faulty."""
+        made: list[answers.Made] = []
+        token = ""
+
+        async def attempt() -> tuple[list[answers.Made], str]:
+            page = {"pageSize": str(JOBS_PER_PAGE), "pageToken": token}
+            async with self._request("GET", "/api/jobs", params=page) as response:
+                return answers.read_made(await _json(response))
+
+        while True:
+            page, token = await self._call("jobs", attempt)
+            made += page
+            if not token:
+                return made
 
     async def job(self, job_id: str) -> answers.Job:
         """Raises Refused (``unknown`` when there is no such job) or Faulty."""
@@ -204,15 +242,33 @@ class Gateway:
         return self._session != used
 
     async def _assure_session(self) -> None:
-        """Asks for the session's state where that is in doubt; takes the new one if the gateway gives another."""
+        """Asks for the session's state where that is in doubt; takes another if the gateway does not know it."""
         async with self._renewing:
             if not self._doubtful:
                 return
-            async with self._request("GET", "/api/session") as response:
-                session = _answered_session(await _json(response), response, self._session)
-            if session != self._session:
+            used = self._session
+            session = await self._ask_session(used)
+            if used is not None and session.cookie != used.cookie:
+                session = await self._known_earlier(session)
+                self._earlier.insert(0, used.cookie)  # the gateway may come up with the old key again
+            if session != used:
                 self._renewed(session)
             self._session, self._doubtful = session, False
+
+    async def _known_earlier(self, new: Session) -> Session:
+        """The first of the earlier sessions that the gateway knows, else the new one: with it, no job is found again."""
+        for cookie in self._earlier:
+            session = await self._ask_session(Session(cookie, ""))
+            if session.cookie == cookie:
+                self._earlier.remove(cookie)
+                return session
+        return new
+
+    async def _ask_session(self, session: Session | None) -> Session:
+        """The same one with its CSRF token, or a new one."""
+        headers = _session_headers(session)
+        async with self._request("GET", "/api/session", headers=headers) as response:
+            return _answered_session(await _json(response), response, session)
 
     async def _send_on(self, sending: Sending) -> None:
         """One try. One that was cut and yet moved something on is a success: the next one need not wait for long."""
@@ -305,7 +361,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _request(self, method: str, path: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer below 400. Raises Away, Faulty or Refused, for a connection that is lost while it is read, too."""
-        headers = {**self._headers(), **more.pop("headers", {})}
+        headers = {**_session_headers(self._session), **more.pop("headers", {})}
         usual = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
         more.setdefault("timeout", usual)
         try:
@@ -319,10 +375,11 @@ class Gateway:
             self._doubtful = True  # it may come back with another key
             raise Away(f"{shown_url(self._url)} {_reason(error)}") from error
 
-    def _headers(self) -> dict[str, str]:
-        if self._session is None:
-            return {}
-        return {"Cookie": f"{COOKIE}={self._session.cookie}", CSRF_HEADER: self._session.csrf_token}
+
+def _session_headers(session: Session | None) -> dict[str, str]:
+    if session is None:
+        return {}
+    return {"Cookie": f"{COOKIE}={session.cookie}", CSRF_HEADER: session.csrf_token}
 
 
 @contextlib.asynccontextmanager

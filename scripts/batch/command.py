@@ -21,7 +21,7 @@ from scripts.batch.plan import Plan, make_plan
 from scripts.batch.progress import Display, display
 from scripts.batch.recordings import find_recordings
 from scripts.batch.runner import Runner
-from scripts.batch.sessions import RememberedSessions
+from scripts.batch.sessions import RememberedSessions, gateway_key
 from scripts.batch.state import BatchState, Session, StateError, Status, load_state
 from scripts.batch.storage import Locked, StorageError, locked, make_folder
 from scripts.batch.summary import Summary
@@ -109,36 +109,44 @@ async def _work(given: Arguments, state: BatchState, plan: Plan, shown: Display)
         return
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
-        remembered = RememberedSessions(given.remembered)
-        used = _session(given, state, remembered)
+        remembered, key = RememberedSessions(given.remembered), gateway_key(given.controller)
+        earlier = remembered.known(key)
+        had = set(earlier)
 
         def renewed(session: Session) -> None:
             before = gateway.session
             if before is not None and before.cookie != session.cookie:
-                shown.tell("The gateway does not know this session any more; what is not complete begins anew.")
-            state.put_session(session)
-            remembered.remember(shown_url(given.controller), session.cookie)
+                shown.tell(_renewal(session.cookie in had))
+                had.add(before.cookie)
+            state.put_session(session, key)
+            remembered.remember(key, session.cookie)
 
-        gateway = Gateway(http, given.controller, used, renewed, Outages(shown.tell))
+        used = _session(given, state.session_with(key), earlier)
+        gateway = Gateway(http, given.controller, used, renewed, Outages(shown.tell), earlier)
         try:
             await gateway.connect()
         except (Refused, Faulty) as error:
             raise WrongUse(f"{shown_url(given.controller)} is no gateway that can be used: {error}") from None
         assert gateway.session is not None
-        state.put_session(gateway.session)
-        remembered.remember(shown_url(given.controller), gateway.session.cookie)
+        state.put_session(gateway.session, key)
+        remembered.remember(key, gateway.session.cookie)
         runner = Runner(gateway, state, given, shown)
         for recording in plan.incomplete:
             await runner.restore_transcripts(recording)
         await runner.run(plan.pending)
 
 
-def _session(given: Arguments, state: BatchState, remembered: RememberedSessions) -> Session | None:
-    """The one to go on with; its CSRF token is asked for where only the cookie is known."""
-    if given.session is not None:
-        return state.session if state.session and state.session.cookie == given.session else Session(given.session, "")
-    cookie = remembered.find(shown_url(given.controller))
-    return state.session or (Session(cookie, "") if cookie else None)
+def _session(given: Arguments, reached: Session | None, remembered: Sequence[str]) -> Session | None:
+    """The one to go on with: given, in the state, or used last; its CSRF token is asked for where it is not known."""
+    if given.session is not None and (reached is None or reached.cookie != given.session):
+        return Session(given.session, "")
+    return reached or next((Session(cookie, "") for cookie in remembered), None)
+
+
+def _renewal(had_before: bool) -> str:
+    if had_before:
+        return "The gateway does not know this session any more, but an earlier one, which is gone on with."
+    return "The gateway does not know this session any more; what is not complete begins anew."
 
 
 def _plan(given: Arguments, state: BatchState) -> Plan:

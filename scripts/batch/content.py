@@ -79,9 +79,13 @@ def upload_request_id(name: str, sha256: str) -> str:
     return _request_id([name, sha256])
 
 
-def job_request_id(name: str, content: str, options: Mapping[str, object], replaces: str | None) -> str:
-    """The same content, name and options are the same job; another one only where it ``replaces`` a failed one."""
-    return _request_id([name, content, dict(sorted(options.items())), replaces])
+def job_request_id(
+    name: str, content: str, options: Mapping[str, object], replaces: str | None, again: str | None
+) -> str:
+    """The same content, name and options are the same job; another one only where it ``replaces`` a failed one, or for
+    another time that people named (``again``)."""
+    parts: list[object] = [name, content, dict(sorted(options.items())), replaces]
+    return _request_id(parts if again is None else [*parts, again])
 
 
 def _request_id(parts: object) -> str:

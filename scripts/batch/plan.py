@@ -10,6 +10,9 @@ from scripts.batch.recordings import Fingerprint, Recording, fingerprint, shown
 from scripts.batch.runner import missing_transcripts
 from scripts.batch.state import Entry, Status
 
+NAMED = 3
+"""Recordings that a note about many names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -40,7 +43,7 @@ def make_plan(recordings: Sequence[Recording], entries: Mapping[str, Entry], arg
         incomplete=tuple(recording for recording in skipped if missing_transcripts(recording, arguments)),
         left=left,
         entries=begun,
-        notes=tuple(_notes(skipped, begun)),
+        notes=(*_changed(skipped, begun), *_with_other_options(begun, arguments)),
     )
 
 
@@ -58,16 +61,40 @@ def _begun(recording: Recording, entries: Mapping[str, Entry], arguments: Argume
     """The entry that a run begins with."""
     entry = entries.get(recording.name)
     if entry is None:
-        return Entry(Status.QUEUED, arguments.execution_mode)
+        return Entry(Status.QUEUED, arguments.execution_mode, again=arguments.again)
     changed = entry.content is not None and _content(recording) not in (None, entry.content)
+    settled = entry.status.ended or (entry.job_id is None and entry.request_id is None)
+    if settled and arguments.again is not None and arguments.again != entry.again:
+        return entry.once_more(arguments.again, upload=changed)
     if entry.status in (Status.FAILED, Status.CANCELED):
-        return entry.again(upload=changed) if arguments.retry_failed else entry
+        return entry.retried(upload=changed) if arguments.retry_failed else entry
     if not entry.status.ended and entry.job_id is None and changed:
         return entry.anew(upload=True)
     return entry
 
 
-def _notes(skipped: Sequence[Recording], entries: Mapping[str, Entry]) -> Iterator[str]:
+def _with_other_options(entries: Mapping[str, Entry], arguments: Arguments) -> Iterator[str]:
+    """Recordings that do not get the options that are asked for now."""
+    options = arguments.job_options()
+    other = {name: entry for name, entry in sorted(entries.items()) if entry.has_other(options)}
+    done = [name for name, entry in other.items() if entry.status is Status.COMPLETE]
+    begun = [name for name, entry in other.items() if not entry.status.ended]
+    if done:
+        yield (
+            f"Transcribed with other options, and left as they are: {_some(done)}. To have them transcribed with these "
+            "options, too, name another --state and another --output; in their place, name a time with --again."
+        )
+    if begun:
+        yield f"Submitted with other options before, and going on with those: {_some(begun)}."
+
+
+def _some(names: Sequence[str]) -> str:
+    named = ", ".join(shown(name) for name in names[:NAMED])
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} of the recordings ({named}{more})"
+
+
+def _changed(skipped: Sequence[Recording], entries: Mapping[str, Entry]) -> Iterator[str]:
     for recording in skipped:
         before, now = entries[recording.name].content, _content(recording)
         if before is not None and now is not None and before.size_bytes != now.size_bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from scripts.batch.answers import Job, Report, read_report
 from scripts.batch.arguments import Arguments
 from scripts.batch.client import Gateway, Refused
 from scripts.batch.content import CHANGED, Content, UnreadableRecording, current, read_content
+from scripts.batch.made import MadeJobs
 from scripts.batch.outages import Away, Faulty
 from scripts.batch.progress import Display
 from scripts.batch.recordings import Recording, shown, transcript_name
 from scripts.batch.state import BatchState, Entry, Status
+from services.contract.limits import MEGABYTE
 from services.runtime.backoff import Backoff
 
 FIRST_POLL_SECONDS = 1.0
@@ -46,6 +48,9 @@ class Runner:
         self._state = state
         self._arguments = arguments
         self._display = display
+        self._made = MadeJobs(gateway)
+        self._limit: int | None = None  # bytes of one recording; None until it was asked for
+        self._asking = asyncio.Lock()
 
     async def run(self, recordings: Sequence[Recording]) -> None:
         """Brings each to an end that is in the state. Raises StorageError when that cannot be written."""
@@ -82,6 +87,7 @@ class Runner:
                 losses = losses + 1 if self._gateway.session == session else 0
                 if losses > LOSSES_TOLERATED:
                     raise Refused(404, "NOT_FOUND", f"the server keeps losing {lost}") from lost
+                self._made.lost(self._entry(recording).job_id or "")
                 again = "uploaded" if lost.upload else "submitted"
                 self._display.tell(f"{shown(recording.name)}: the server no longer knows {lost}; it is {again} again.")
                 self._state.put(recording.name, self._entry(recording).anew(upload=lost.upload))
@@ -120,6 +126,7 @@ class Runner:
         entry, now = self._entry(recording), current(recording.path)
         if entry.sha256 is not None and entry.content == now:
             return Content(now, entry.sha256)
+        await self._check_size(now.size_bytes)
 
         def hashed(size_bytes: int, total_bytes: int) -> None:
             self._display.hashed(recording.name, size_bytes, total_bytes)
@@ -128,19 +135,44 @@ class Runner:
         self._state.put(recording.name, entry.hashed(content))
         return content
 
+    async def _check_size(self, size_bytes: int) -> None:
+        """Raises Refused for what the gateway would refuse: before it is read, which may take minutes."""
+        async with self._asking:
+            if self._limit is None:
+                self._limit = await self._gateway.largest_upload()
+        if size_bytes > self._limit:
+            limit = self._limit // MEGABYTE
+            message = f"The file is larger than {limit} MB. Split it, or raise GATEWAY_MAX_UPLOAD_MB."
+            raise Refused(413, "FILE_TOO_LARGE", message)
+
     async def _submit(self, recording: Recording) -> None:
         options = self._arguments.job_options()
+        if await self._adopts(recording, options):
+            return
         entry = self._state.put(recording.name, self._entry(recording).submitting(recording.name, options))
         assert entry.upload_id is not None
         assert entry.request_id is not None
+        asked = options if entry.options is None else entry.options  # which a state of long ago does not hold
         try:
-            job = await self._gateway.create_job(entry.upload_id, options, entry.request_id)
+            job = await self._gateway.create_job(entry.upload_id, asked, entry.request_id)
         except Refused as error:
             if error.unknown:
                 raise Lost(upload=True) from error
             raise
         self._state.put(recording.name, entry.submitted(job.job_id))
         self._observe(recording, job)
+
+    async def _adopts(self, recording: Recording, options: Mapping[str, object]) -> bool:
+        """Whether a run before that the state does not know of has submitted it, perhaps again after a failure: then
+        what that submitted last is gone on with. A request that has its id finds its job by itself."""
+        entry = self._entry(recording)
+        named = entry.request_id or entry.replaces or entry.again
+        if named is not None or entry.upload_id is None:
+            return False
+        made = await self._made.find(entry.upload_id, options)
+        if made is not None:
+            self._state.put(recording.name, entry.adopted(made.job_id, options))
+        return made is not None
 
     async def _follow(self, recording: Recording) -> Job:
         """The job when it has ended: told by its events, looked at whenever they break off."""

@@ -47,7 +47,8 @@ class Session:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """How far one recording is. ``content`` and ``sha256`` are of its file as it was hashed; ``request_id`` names its
-    submission, ``replaces`` the failed job that it is to replace."""
+    submission, ``options`` is what that asks for, ``replaces`` the failed job that it is to replace, ``again`` which time it is where
+    it is done more than once."""
 
     status: Status
     execution_mode: str
@@ -60,6 +61,8 @@ class Entry:
     duration_seconds: float | None = None
     error_code: str | None = None
     error: str | None = None
+    options: Mapping[str, object] | None = None
+    again: str | None = None
 
     def hashed(self, content: Content) -> Entry:
         return replace(self, content=content.fingerprint, sha256=content.sha256)
@@ -68,10 +71,21 @@ class Entry:
         return replace(self, upload_id=upload_id, duration_seconds=duration)
 
     def submitting(self, name: str, options: Mapping[str, object]) -> Entry:
-        """With the id of the request that is about to be sent; one that may have been sent already stays, whatever
+        """With the request that is about to be sent; one that may have been sent already stays as it was, whatever
         is asked for now."""
+        if self.request_id is not None:
+            return self
         content = self.sha256 or self.upload_id or ""
-        return replace(self, request_id=self.request_id or job_request_id(name, content, options, self.replaces))
+        request_id = job_request_id(name, content, options, self.replaces, self.again)
+        return replace(self, request_id=request_id, options=options)
+
+    def has_other(self, options: Mapping[str, object]) -> bool:
+        """Whether it was submitted with other options than these; not where that was not kept."""
+        return self.options is not None and self.options != options
+
+    def adopted(self, job_id: str, options: Mapping[str, object]) -> Entry:
+        """With a job that an earlier run submitted."""
+        return replace(self, job_id=job_id, options=options)
 
     def submitted(self, job_id: str) -> Entry:
         return replace(self, job_id=job_id)
@@ -81,21 +95,32 @@ class Entry:
 
     def anew(self, *, upload: bool) -> Entry:
         """For a job that the server lost; with ``upload`` the recording is sent again, too."""
-        kept = replace(self, status=Status.QUEUED, job_id=None, request_id=None, error_code=None, error=None)
+        kept = replace(self, status=Status.QUEUED, job_id=None, request_id=None, options=None)
+        kept = replace(kept, error_code=None, error=None)
         return replace(kept, upload_id=None, content=None, sha256=None) if upload else kept
 
-    def again(self, *, upload: bool) -> Entry:
+    def retried(self, *, upload: bool) -> Entry:
         """For another job than the one that failed."""
         return replace(self.anew(upload=upload), replaces=self.job_id or self.replaces)
 
+    def once_more(self, again: str, *, upload: bool) -> Entry:
+        """For another job than any that was made without this name of the time."""
+        return replace(self.anew(upload=upload), replaces=None, again=again)
+
 
 class BatchState:
-    """The entries by file name, and the session; every change is on disk before the call returns."""
+    """The entries by file name, and the session; every change is on disk before the call returns.
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry], session: Session | None) -> None:
+    ``controller`` is the key of the gateway whose session it is, None where that was not kept.
+    """
+
+    def __init__(
+        self, path: Path, entries: Mapping[str, Entry], session: Session | None, controller: str | None = None
+    ) -> None:
         self._path = path
         self._entries = dict(entries)
         self._session = session
+        self._controller = controller
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -104,6 +129,10 @@ class BatchState:
     @property
     def session(self) -> Session | None:
         return self._session
+
+    def session_with(self, controller: str) -> Session | None:
+        """The session unless it is another gateway's, which must not see it."""
+        return self._session if self._controller in (None, controller) else None
 
     def put(self, name: str, entry: Entry) -> Entry:
         """Raises StorageError; the file is as it was before then."""
@@ -117,9 +146,9 @@ class BatchState:
         self._entries.update(entries)
         self.save()
 
-    def put_session(self, session: Session) -> None:
-        if self._session != session:
-            self._session = session
+    def put_session(self, session: Session, controller: str) -> None:
+        if (self._session, self._controller) != (session, controller):
+            self._session, self._controller = session, controller
             self.save()
 
     def save(self) -> None:
@@ -127,7 +156,7 @@ class BatchState:
             "files": {name: _entry_json(entry) for name, entry in self._entries.items()},
             "session": self._session.cookie if self._session else None,
             "csrfToken": self._session.csrf_token if self._session else None,
-        }
+        } | ({"controller": self._controller} if self._controller else {})
         with replacing(self._path) as file:
             file.write(_encoded(document))
 
@@ -153,7 +182,8 @@ def _read_state(path: Path, document: Any) -> BatchState:
     entries = {str(name): _read_entry(name, value) for name, value in document["files"].items()}
     cookie, csrf_token = document.get("session"), document.get("csrfToken")
     usable = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in (cookie, csrf_token))
-    return BatchState(path, entries, Session(cookie, csrf_token) if usable and cookie and csrf_token else None)
+    session = Session(cookie, csrf_token) if usable and cookie and csrf_token else None
+    return BatchState(path, entries, session, _optional(document, "controller", str))
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:
@@ -165,7 +195,9 @@ def _entry_json(entry: Entry) -> dict[str, object]:
     }
     more = {
         "requestId": entry.request_id,
+        "options": entry.options,
         "replaces": entry.replaces,
+        "again": entry.again,
         "sizeBytes": entry.content.size_bytes if entry.content else None,
         "modifiedNs": entry.content.modified_ns if entry.content else None,
         "sha256": entry.sha256,
@@ -191,6 +223,8 @@ def _read_entry(name: str, value: Any) -> Entry:
         duration_seconds=_optional(value, "durationSeconds", _number),
         error_code=_optional(value, "errorCode", str),
         error=_optional(value, "error", str),
+        options=_optional(value, "options", dict),
+        again=_optional(value, "again", str),
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from scripts.batch.recordings import LONGEST_NAME_BYTES
 
 
 class StorageError(Exception):
@@ -25,23 +28,45 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     It can be read by its owner only. Raises StorageError; what was there before stays then.
     """
-    scratch: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-        scratch = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-        scratch = None
+        descriptor, scratch = _open_scratch(path)
+        with os.fdopen(descriptor, "wb") as file:  # which keeps its lock until it is renamed or gone
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                scratch.replace(path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    scratch.unlink()
+                raise
         _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        if scratch is not None:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
+
+
+def scratch_path(path: Path) -> Path:
+    """Where ``path``'s next content is written. Always the same, so that what a kill leaves there is overwritten."""
+    name = f".{path.name}.part"
+    if len(os.fsencode(name)) > LONGEST_NAME_BYTES:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.part"
+    return path.with_name(name)
+
+
+def _open_scratch(path: Path) -> tuple[int, Path]:
+    """An empty file for this writer alone: one of its own where another writes the same, or the usual cannot be had."""
+    scratch = scratch_path(path)
+    with contextlib.suppress(OSError):
+        descriptor = _acquire(scratch, os.O_NOFOLLOW)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor, scratch
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+    return descriptor, Path(name)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -81,9 +106,10 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, flags: int = 0) -> int:
+    """Opens and locks it. Raises BlockingIOError when another holds it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):

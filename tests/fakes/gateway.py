@@ -71,6 +71,9 @@ class FakeGateway:
         self.rejected: dict[str, tuple[str, str]] = {}  # file name -> (code, message)
         self.failing: dict[str, tuple[str, str]] = {}  # file name -> (error code, message) of its job
         self.canceled: set[str] = set()
+        self.max_bytes: int | None = 2**40
+        self.jobs_per_page = 1000
+        self.created = 0  # jobs
         self.begun = 0  # uploads
         self.received = 0  # bytes of recordings
         self.cut_after: deque[int] = deque()  # bytes received in all after which a connection breaks, one each
@@ -114,11 +117,14 @@ class FakeGateway:
         app = web.Application(client_max_size=2**30)
         add = app.router.add_route
         add("GET", "/api/session", self._faulty("session", self._session))
+        add("OPTIONS", "/api/uploads/tus", self._faulty("limit", self._tell_limit))
         add("POST", "/api/uploads/tus", self._faulty("upload", self._begin_upload))
         add("HEAD", "/api/uploads/tus/{upload}", self._faulty("offset", self._tell_offset))
         add("PATCH", "/api/uploads/tus/{upload}", self._faulty("send", self._append))
         add("GET", "/api/uploads/{upload}", self._faulty("uploaded", self._show_upload))
         add("POST", "/api/jobs", self._faulty("submit", self._submit))
+        add("GET", "/api/jobs", self._faulty("jobs", self._list))
+        add("DELETE", "/api/jobs/{job}", self._faulty("delete", self._delete))
         add("GET", "/api/jobs/{job}", self._faulty("job", self._show))
         add("GET", "/api/jobs/{job}/events", self._faulty("events", self._events))
         add("GET", "/api/jobs/{job}/transcript", self._faulty("transcript", self._transcript))
@@ -152,6 +158,9 @@ class FakeGateway:
         if request.method not in READING and request.headers.get("X-CSRF-Token") != f"csrf-{cookie}":
             raise refusal(403, "CSRF_INVALID", "wrong token")
         return cookie
+
+    async def _tell_limit(self, _request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Tus-Max-Size": str(self.max_bytes)} if self.max_bytes else {})
 
     async def _begin_upload(self, request: web.Request) -> web.Response:
         owner = self._owner(request)
@@ -227,7 +236,8 @@ class FakeGateway:
     def _create(self, owner: str, upload: FakeUpload, body: dict[str, Any]) -> FakeJob:
         options = body["options"]
         mode = "remote" if options.get("useRemoteWorker") else "local"
-        job = FakeJob(f"j{len(self.jobs) + 1}", owner, upload, options, body["requestId"], mode)
+        self.created += 1
+        job = FakeJob(f"j{self.created}", owner, upload, options, body["requestId"], mode)
         self.jobs[job.job_id] = job
         assert self._running is not None
         self._running.create_task(self._work(job))
@@ -274,12 +284,18 @@ class FakeGateway:
         return job
 
     async def _show(self, request: web.Request) -> web.Response:
-        job = self._job(request)
-        return web.json_response({
-            "jobId": job.job_id, "uploadId": job.upload.upload_id, "filename": job.upload.filename, "status": job.status,
-            "executionMode": job.mode, "progress": {"stage": "", "percent": 0}, "message": "", "attempt": 1,
-            "lastErrorCode": job.error_code, "lastErrorMessage": job.error, "audioDurationSeconds": 60.0,
-        })  # fmt: skip
+        return web.json_response(_shown(self._job(request)))
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        del self.jobs[self._job(request).job_id]
+        return web.json_response({})
+
+    async def _list(self, request: web.Request) -> web.Response:
+        owner, first = self._owner(request), int(request.query["pageToken"] or 0)
+        last = first + min(int(request.query["pageSize"]), self.jobs_per_page)
+        jobs = [job for job in reversed(self.jobs.values()) if job.owner == owner]
+        shown = [_shown(job) for job in jobs[first:last]]
+        return web.json_response({"jobs": shown, "nextPageToken": str(last) if last < len(jobs) else None})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         job = self._job(request)
@@ -324,6 +340,15 @@ class FakeGateway:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+
+def _shown(job: FakeJob) -> dict[str, Any]:
+    return {
+        "jobId": job.job_id, "uploadId": job.upload.upload_id, "filename": job.upload.filename, "status": job.status,
+        "executionMode": job.mode, "progress": {"stage": "", "percent": 0}, "message": "", "attempt": 1,
+        "lastErrorCode": job.error_code, "lastErrorMessage": job.error, "audioDurationSeconds": 60.0,
+        "options": {"language": None, "wordTimestamps": False, "vad": True} | job.options,
+    }  # fmt: skip
 
 
 # --- faults

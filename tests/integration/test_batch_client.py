@@ -87,6 +87,20 @@ async def test_a_session_that_is_known_is_kept(fake: FakeGateway) -> None:
     assert again == []
 
 
+async def test_a_session_that_ended_in_between_is_gone_back_to(fake: FakeGateway) -> None:
+    key = fake.key
+    async with client(fake.url) as (gateway, _, renewed):
+        await gateway.connect()
+        fake.forget_sessions()
+        with pytest.raises(Refused):
+            await gateway.job("nothing")
+        fake.key = key
+        with pytest.raises(Refused):
+            await gateway.job("nothing")
+    assert renewed[0].cookie != renewed[1].cookie
+    assert renewed[2:] == renewed[:1]
+
+
 async def test_an_upload_that_stands_still_is_begun_again(
     fake: FakeGateway, recording: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:

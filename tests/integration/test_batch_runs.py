@@ -10,6 +10,7 @@ import pty
 import signal
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ async def test_every_recording_becomes_transcripts_and_the_state_says_so(batch: 
         "a.mp3.txt", "a.mp3.vtt", "b.WAV.txt", "b.WAV.vtt", "b.mp3.txt", "b.mp3.vtt",
     ]  # fmt: skip
     state = batch.state
-    assert set(state) == {"files", "session", "csrfToken"}
+    assert set(state) == {"files", "session", "csrfToken", "controller"}
     assert set(state["files"]) == {"a.mp3", "b.WAV", "b.mp3"}
     assert state["files"]["a.mp3"].items() >= {
         "uploadId": "u1", "jobId": "j1", "status": "complete", "executionMode": "remote",
@@ -223,6 +224,190 @@ async def test_a_gateway_with_another_key_begins_anew_what_is_not_complete(batch
     assert batch.state["session"] != old
 
 
+async def interrupted(batch: Batch, gateway: FakeGateway, name: str, *options: str) -> None:
+    """A run that ends while the recording's job is running."""
+    gateway.held.add(name)
+    before = len(gateway.jobs_of(name))
+    process = await batch.start(*options)
+
+    def followed() -> bool:
+        jobs = gateway.jobs_of(name)[before:]
+        return bool(jobs) and jobs[-1].status == "running" and batch.state["files"][name]["jobId"] == jobs[-1].job_id
+
+    await gateway.until(followed)
+    process.send_signal(signal.SIGINT)
+    await ended(process)
+
+
+async def test_a_session_is_used_at_its_own_gateway_only_and_found_there_again(
+    batch: Batch, gateway: FakeGateway
+) -> None:
+    batch.record("a.mp3")
+    await interrupted(batch, gateway, "a.mp3")
+    first, cookie = batch.url, batch.state["session"]
+    async with FakeGateway().serving() as other:
+        seen: list[str] = []
+
+        async def look(request: Any) -> None:
+            seen.append(request.headers.get("Cookie", ""))
+
+        other.fault("session", look)
+        batch.url = other.url
+        await interrupted(batch, other, "a.mp3")
+        assert seen == [""]
+        assert len(other.jobs) == 1
+    await gateway.release("a.mp3")
+    batch.url = first.replace("127.0.0.1", "localhost")
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert (len(gateway.jobs), gateway.begun, batch.state["session"]) == (1, 1, cookie)
+    assert batch.state["controller"] == batch.url
+
+
+async def test_other_options_are_for_what_was_not_submitted_yet(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3", "c.mp3")
+    await interrupted(batch, gateway, "b.mp3", "--model", "demo")
+    await gateway.release("b.mp3")
+    result = await batch.run("--model", "demo", "--diarization")
+    assert result.status == 0, result.out
+    assert "left as they are: 1 of the recordings (a.mp3)" in result.out
+    assert "going on with those: 1 of the recordings (b.mp3)" in result.out
+    told = {name: [job.options["diarizationEnabled"] for job in gateway.jobs_of(name)] for name in batch.state["files"]}
+    assert told == {"a.mp3": [False], "b.mp3": [False], "c.mp3": [True]}
+    assert batch.state["files"]["a.mp3"]["options"] == gateway.jobs["j1"].options
+    elsewhere = ("--state", str(batch.folder / "other.json"), "--output", str(batch.folder / "other"))
+    result = await batch.run("--model", "demo", "--diarization", *elsewhere)  # as the note says
+    assert result.status == 0, result.out
+    assert "other options" not in result.out
+    assert [job.options["diarizationEnabled"] for job in gateway.jobs_of("a.mp3")] == [False, True]
+    assert gateway.begun == 3
+    assert len(gateway.jobs_of("c.mp3")) == 1
+
+
+async def test_a_second_time_is_named_and_made_once_however_it_is_cut(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3")
+    assert (await batch.run()).status == 0
+    await interrupted(batch, gateway, "b.mp3", "--again", "2")
+    await gateway.release("b.mp3")
+    for options in (("--again", "2"), (), ("--again", "2")):
+        result = await batch.run(*options)
+        assert result.status == 0, result.out
+    assert [len(gateway.jobs_of(name)) for name in ("a.mp3", "b.mp3")] == [2, 2]
+    batch.state_file.unlink()
+    assert (await batch.run("--again", "2")).status == 0
+    assert (len(gateway.jobs), gateway.begun) == (4, 2)
+    batch.record("b.mp3", content=b"other sound")
+    result = await batch.run("--again", "3", "--language", "de")
+    assert result.status == 0
+    assert [job.options.get("language") for job in gateway.jobs.values()] == [None] * 4 + ["de"] * 2
+    assert [len(gateway.uploaded(name)) for name in ("a.mp3", "b.mp3")] == [1, 2]
+    assert batch.transcript("b.mp3.txt") == "txt of b.mp3 by j6"
+
+
+async def test_another_state_alone_fetches_the_same_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    await batch.run()
+    other = batch.folder / "other"
+    result = await batch.run("--state", str(batch.folder / "other.json"), "--output", str(other))
+    assert result.status == 0, result.out
+    assert (other / "a.mp3.txt").read_text() == "txt of a.mp3 by j1"
+    assert len(gateway.jobs) == 1
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_without_the_state_the_job_in_place_of_another_is_found(
+    batch: Batch, gateway: FakeGateway, deleted: bool
+) -> None:
+    names = [f"{letter}.mp3" for letter in "abcde"]
+    batch.record(*names)
+    gateway.canceled.update(names)
+    assert (await batch.run()).status == 1
+    gateway.canceled.clear()
+    assert (await batch.run("--retry-failed")).status == 0
+    await batch.run("--language", "de", "--state", str(batch.folder / "other.json"))  # newer ones, with other options
+    assert len(gateway.jobs) == 15
+    if deleted:
+        for name in names:
+            del gateway.jobs[gateway.jobs_of(name)[0].job_id]
+    batch.state_file.unlink()
+    gateway.jobs_per_page, gateway.calls["jobs"] = 4, 0
+    result = await batch.run("--retry-failed", "--parallel", "3")
+    assert result.status == 0, result.out
+    assert gateway.created == 15
+    assert [batch.state["files"][name]["jobId"] for name in names] == [f"j{number}" for number in range(6, 11)]
+    assert gateway.calls["jobs"] == (3 if deleted else 4)  # once for all
+
+
+async def test_without_the_state_a_complete_job_goes_before_a_newer_one_that_is_not(
+    batch: Batch, gateway: FakeGateway
+) -> None:
+    batch.record("a.mp3")
+    await batch.run()
+    complete = gateway.jobs["j1"]
+    gateway.jobs["j2"] = replace(complete, job_id="j2", request_id="by hand", status="canceled")
+    batch.state_file.unlink()
+    assert (await batch.run()).status == 0
+    assert batch.state["files"]["a.mp3"]["jobId"] == "j1"
+
+
+async def test_a_job_that_was_listed_and_is_gone_is_not_taken_again(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3")
+    await batch.run()
+    batch.state_file.unlink()
+
+    async def forget(_request: Any) -> None:
+        gateway.jobs.clear()
+
+    gateway.fault("job", forget)
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert batch.state["files"]["a.mp3"]["jobId"] == "j2"
+    assert gateway.calls["jobs"] == 2
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_submission_that_was_cut_is_repeated_with_its_own_options(
+    batch: Batch, gateway: FakeGateway, arrives: bool
+) -> None:
+    batch.record("a.mp3")
+
+    async def kill(request: Any) -> Any:
+        if arrives:
+            await gateway._submit(request)
+        process.kill()
+        await asyncio.Event().wait()
+
+    gateway.fault("submit", kill)
+    process = await batch.start("--language", "de")
+    await ended(process)
+    result = await batch.run("--language", "en")
+    assert result.status == 0, result.out
+    (job,) = gateway.jobs.values()
+    assert job.options["language"] == "de"
+    assert "going on with those" in result.out
+
+
+@pytest.mark.parametrize("state_survives", [True, False])
+async def test_a_gateway_that_has_its_old_key_again_knows_the_old_session(
+    batch: Batch, gateway: FakeGateway, state_survives: bool
+) -> None:
+    batch.record("a.mp3")
+    await interrupted(batch, gateway, "a.mp3")
+    key, cookie = gateway.key, batch.state["session"]
+    gateway.forget_sessions()
+    await interrupted(batch, gateway, "a.mp3")
+    assert len(gateway.jobs) == 2
+    gateway.key = key
+    await gateway.release("a.mp3")
+    if not state_survives:
+        batch.state_file.unlink()
+    result = await batch.run()
+    assert result.status == 0, result.out
+    assert "but an earlier one" in result.out
+    assert batch.state["session"] == cookie
+    assert len(gateway.jobs) == 2
+
+
 @pytest.mark.parametrize("kind", ["offset", "send", "uploaded", "submit"])
 async def test_a_session_that_ends_during_the_run_is_renewed(batch: Batch, gateway: FakeGateway, kind: str) -> None:
     batch.record("a.mp3", "b.mp3")
@@ -293,6 +478,28 @@ async def test_failed_ones_are_tried_again_only_when_asked(batch: Batch, gateway
     assert "2 complete, 0 failed, 0 canceled, 1 skipped" in result.out
     assert len(gateway.uploaded("broken.mp3")) == 1
     assert len({job.request_id for job in gateway.jobs_of("broken.mp3")}) == 2
+
+
+async def test_a_file_that_would_be_refused_for_its_size_is_not_read(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "c.mp3")
+    with (batch.folder / "b.mp3").open("wb") as sparse:
+        sparse.truncate(2**38)  # minutes to hash
+    gateway.max_bytes = 100 * 1024 * 1024
+    result = await batch.run("--parallel", "3")
+    assert result.status == 1
+    assert "failed    b.mp3: FILE_TOO_LARGE: The file is larger than 100 MB. Split it" in result.out
+    assert "2 complete, 1 failed" in result.out
+    assert gateway.calls["limit"] == 1
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_gateway_that_tells_no_limit_is_asked_by_the_upload(
+    batch: Batch, gateway: FakeGateway, refused: bool
+) -> None:
+    batch.record("a.mp3")
+    gateway.max_bytes = None
+    gateway.fault("limit", answers(503), drops, *([answers(405)] if refused else []))
+    assert (await batch.run()).status == 0
 
 
 async def test_a_refused_submission_fails_its_recording(batch: Batch) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scripts.batch.answers import Job, Report, Upload, read_job, read_report, read_upload
+from gateway.requests import JobOptions
+from gateway.wire import options_answer, options_message
+from scripts.batch.answers import Job, Made, Report, Upload, read_job, read_made, read_report, read_upload
 from scripts.batch.arguments import parse_arguments
 from scripts.batch.content import Content
 from scripts.batch.events import Event, EventDecoder
@@ -19,12 +23,15 @@ from scripts.batch.plan import make_plan
 from scripts.batch.progress import doing
 from scripts.batch.recordings import Fingerprint, find_recordings, shown, transcript_name
 from scripts.batch.runner import ended_entry
-from scripts.batch.sessions import RememberedSessions, sessions_file
+from scripts.batch.sessions import KEPT, RememberedSessions, gateway_key, sessions_file
 from scripts.batch.state import BatchState, Entry, Session, StateError, Status, load_state
-from scripts.batch.storage import Locked, StorageError, locked, replacing
+from scripts.batch.storage import Locked, StorageError, locked, replacing, scratch_path
 from scripts.batch.summary import Summary, clock
 
-FULL = Entry(Status.FAILED, "remote", "u", "j", "r", "j0", Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke")
+FULL = Entry(
+    Status.FAILED, "remote", "u", "j", "r", "j0", Fingerprint(5, 7), "ab", 1.5, "REMOTE_FAILED", "it broke",
+    {"model": "demo"}, "2",
+)  # fmt: skip
 
 
 def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -32,10 +39,11 @@ def test_the_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state = BatchState(path, {}, None)
     state.put("ä🎙️.mp3", FULL)
     state.put("bad\udce9.mp3", Entry(Status.QUEUED, "local"))
-    state.put_session(Session("cookie", "csrf"))
+    state.put_session(Session("cookie", "csrf"), "http://localhost:8476")
     again = load_state(path)
     assert again.entries == state.entries
-    assert again.session == Session("cookie", "csrf")
+    assert again.session == again.session_with("http://localhost:8476") == Session("cookie", "csrf")
+    assert again.session_with("http://gateway:8476") is None
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -44,6 +52,7 @@ def test_the_guides_own_example_is_a_state(tmp_path: Path) -> None:
     entry = {"uploadId": "abc123", "jobId": "xyz789", "status": "complete", "executionMode": "remote"}
     path.write_text(json.dumps({"files": {"interview-001.mp3": entry}, "session": "...", "csrfToken": "..."}))
     assert load_state(path).entries == {"interview-001.mp3": Entry(Status.COMPLETE, "remote", "abc123", "xyz789")}
+    assert load_state(path).session_with("http://any:80") == Session("...", "...")
 
 
 def test_a_state_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:
@@ -70,6 +79,51 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(bytes(1 // 0))
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_kill_left_of_a_write_is_overwritten_by_the_next_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    for name in ("state.json", "l" * 250 + ".txt"):
+        path = tmp_path / name
+        process = multiprocessing.get_context("fork").Process(target=_die_in_a_write, args=(path,))
+        process.start()
+        process.join()
+        (left,) = tmp_path.iterdir()
+        assert left == scratch_path(path)
+        left.chmod(0o644)
+        with replacing(path) as file:
+            assert stat.S_IMODE(left.stat().st_mode) == 0o600
+            file.write(b"new")
+        assert path.read_bytes() == b"new"
+        assert list(tmp_path.iterdir()) == [path]
+        path.unlink()
+
+
+def _die_in_a_write(path: Path) -> None:
+    with replacing(path) as file:
+        file.write(b"a much longer content")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_two_who_write_the_same_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"the second")
+        assert path.read_bytes() == b"the second"
+        first.write(b", too")
+    assert path.read_bytes() == b"first, too"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_place_of_the_scratch_file_is_not_followed(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "a.txt", tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    scratch_path(path).symlink_to(elsewhere)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert (path.read_text(), elsewhere.read_text()) == ("new", "mine")
 
 
 def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
@@ -102,7 +156,11 @@ def test_a_request_is_named_by_what_it_is_of() -> None:
 
 def test_a_request_that_may_have_been_sent_stays_whatever_is_asked_for_now() -> None:
     entry = Entry(Status.QUEUED, "local").hashed(CONTENT).submitting("a.mp3", OPTIONS)
-    assert entry.submitting("a.mp3", {}).request_id == entry.request_id
+    assert entry.submitting("a.mp3", {}) == entry
+    assert entry.has_other({})
+    assert not entry.has_other(OPTIONS)
+    assert not replace(entry, options=None).has_other({})
+    assert not entry.anew(upload=False).has_other({})
 
 
 def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> None:
@@ -110,42 +168,68 @@ def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> 
     lost = entry.submitted("j1").anew(upload=False)
     assert (lost.upload_id, lost.job_id) == ("u1", None)
     assert lost.submitting("a.mp3", OPTIONS).request_id == entry.request_id
-    again = entry.submitted("j1").again(upload=False)
-    assert again.replaces == "j1"
-    assert again.submitting("a.mp3", OPTIONS).request_id != entry.request_id
-    assert again.again(upload=True).replaces == "j1"  # which never became a job
-    assert again.anew(upload=True).upload_id is None
+    retried = entry.submitted("j1").retried(upload=False)
+    assert retried.replaces == "j1"
+    assert retried.submitting("a.mp3", OPTIONS).request_id != entry.request_id
+    assert retried.retried(upload=True).replaces == "j1"  # which never became a job
+    assert retried.anew(upload=True).upload_id is None
+    times = [retried.once_more(name, upload=False).submitting("a.mp3", OPTIONS) for name in ("2", "3", "2")]
+    assert times[0] == times[2]
+    assert len({entry.request_id, times[0].request_id, times[1].request_id}) == 3
 
 
 def test_sessions_are_remembered_for_each_gateway(tmp_path: Path) -> None:
     path = sessions_file({"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": "/nowhere"})
     assert path == tmp_path / "state" / "bulkscribe" / "sessions.json"
-    for url, cookie in (("http://a", "one"), ("http://b", "two"), ("http://a", "three")):
-        RememberedSessions(path).remember(url, cookie)
-    assert [RememberedSessions(path).find(url) for url in ("http://a", "http://b", "http://c")] == [
-        "three",
-        "two",
-        None,
-    ]
+    a, b, c = (gateway_key(f"http://{name}") for name in "abc")
+    for key, cookie in ((a, "one"), (b, "two"), (a, "three"), (a, "one"), (a, "one")):
+        RememberedSessions(path).remember(key, cookie)
+    assert [RememberedSessions(path).known(key) for key in (a, b, c)] == [["one", "three"], ["two"], []]
+    for number in range(2 * KEPT):
+        RememberedSessions(path).remember(a, f"number{number}")
+    assert RememberedSessions(path).known(a) == [f"number{number}" for number in range(2 * KEPT - 1, KEPT - 1, -1)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(path.parent) == ["sessions.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"http://a": 3}', b'{"http://a": "x; y"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"http://a": 3}', b'{"http://a": "x; y"}', b'{"http://a:x": "y"}', b"\xff"]
+)
 def test_sessions_that_cannot_be_read_are_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "sessions.json"
     path.write_bytes(content)
     remembered = RememberedSessions(path)
-    assert remembered.find("http://a") is None
-    remembered.remember("http://a", "one")
-    assert remembered.find("http://a") == "one"
+    assert remembered.known("http://a:80") == []
+    remembered.remember("http://a:80", "one")
+    assert remembered.known("http://a:80") == ["one"]
+
+
+def test_sessions_are_read_as_they_were_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.json"
+    path.write_text(json.dumps({"http://localhost:8476": "one", "http://127.0.0.1:8476": "two", "https://a": "three"}))
+    remembered = RememberedSessions(path)
+    assert remembered.known("http://localhost:8476") == ["one", "two"]
+    remembered.remember("http://localhost:8476", "two")
+    assert remembered.known("http://localhost:8476") == ["two", "one"]
+    assert remembered.known("https://a:443") == ["three"]
+
+
+def test_a_gateway_has_one_key_by_all_its_local_names() -> None:
+    local = {
+        gateway_key(f"http://{host}:8476")
+        for host in ("localhost", "LOCALHOST", "127.0.0.1", "[::1]", "me:x@localhost")
+    }
+    assert local == {"http://localhost:8476"}
+    others = ("http://localhost:8477", "https://localhost:8476", "http://[2001:db8::1]:8476", "http://localhost:8476/a")
+    assert len({*local, *map(gateway_key, others)}) == 5
+    assert gateway_key("http://[2001:db8::1]:8476") == "http://[2001:db8::1]:8476"
 
 
 def test_sessions_that_cannot_be_written_are_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "bulkscribe" / "sessions.json", None):
-        RememberedSessions(path).remember("http://a", "one")
-        assert RememberedSessions(path).find("http://a") is None
+        RememberedSessions(path).remember("http://a:80", "one")
+        assert RememberedSessions(path).known("http://a:80") == []
     assert sessions_file({}) is None
     assert sessions_file({"XDG_STATE_HOME": "relative", "HOME": "/h"}) == Path(
         "/h/.local/state/bulkscribe/sessions.json"
@@ -223,6 +307,31 @@ def test_answers_are_read_or_faulty() -> None:
             read_upload(wrong)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--remote"],
+        ["--diarization", "--fast-switching", "--diarization-max-duration", "0.1"],
+        ["--language", "EN", "--model", "demo"],
+        ["--language", "auto"],
+    ],
+)
+def test_a_job_is_known_by_its_options_as_the_gateway_tells_them(tmp_path: Path, given: list[str]) -> None:
+    asked = parse_arguments(["--input", str(tmp_path), *given]).job_options()
+    told = options_answer(options_message(JobOptions.model_validate(asked)))
+    job = {"jobId": "j1", "uploadId": "u1", "status": "running", "options": told}
+    (made,), token = read_made({"jobs": [job], "nextPageToken": None})
+    assert (made, token) == (Made("j1", "u1", Status.RUNNING, dict(told)), "")
+    assert made.has_options(asked)
+    assert not made.has_options(asked | {"language": "de"})
+    assert not made.has_options(asked | {"useRemoteWorker": not asked["useRemoteWorker"]})
+    assert not replace(made, options=told | {"wordTimestamps": True}).has_options(asked)
+    assert not replace(made, options=told | {"vad": False}).has_options(asked)
+    for wrong in ({}, [], {"jobs": [{}]}, {"jobs": [job | {"options": None}]}):
+        with pytest.raises(Faulty):
+            read_made(wrong)
+
+
 async def test_faulty_answers_end_the_trying_and_outages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.batch.outages.FIRST_WAIT_SECONDS", 1e-6)
     said: list[str] = []
@@ -295,6 +404,21 @@ def test_a_plan_follows_jobs_whose_files_are_gone_and_notes_changed_files(tmp_pa
     assert [recording.name for recording in plan.pending] == ["new.mp3", "gone.mp3"]
     assert [recording.name for recording in plan.incomplete] == ["done.mp3"]
     assert len(plan.notes) == 1
+
+
+def test_a_plan_notes_what_does_not_get_the_options_that_are_asked_for(tmp_path: Path) -> None:
+    names = [f"{letter}.mp3" for letter in "abcdefg"]
+    for name in names:
+        (tmp_path / name).touch()
+    arguments = parse_arguments(["--input", str(tmp_path), "--diarization"])
+    plain = parse_arguments(["--input", str(tmp_path)]).job_options()
+    entries = {name: Entry(Status.COMPLETE, "local", "u", "j", options=plain) for name in names[:4]}
+    entries["e.mp3"] = Entry(Status.RUNNING, "local", "u", "j", options=plain)
+    entries["f.mp3"] = Entry(Status.COMPLETE, "local", "u", "j", options=arguments.job_options())
+    entries["g.mp3"] = Entry(Status.COMPLETE, "local", "u", "j")
+    done, begun = make_plan(find_recordings(tmp_path), entries, arguments).notes
+    assert "left as they are: 4 of the recordings (a.mp3, b.mp3, c.mp3 and 1 more)" in done
+    assert "going on with those: 1 of the recordings (e.mp3)" in begun
 
 
 def test_a_file_that_was_mended_is_uploaded_again_for_another_try(tmp_path: Path) -> None:
