@@ -26,9 +26,9 @@ from scripts.batch.outages import Outages
 from scripts.processes import ROOT, free_ports
 from scripts.system import scratch_system
 from tests.batch import Batch, ended
-from tests.e2e.processes import Processes, browsing
-from tests.e2e.test_faults import grow, small_disk
+from tests.disks import grow, small_disk
 from tests.gateway import Browser
+from tests.processes import Processes, browsing
 from tests.system import System
 
 SIZE_BYTES = 64 * 1024 * 1024
