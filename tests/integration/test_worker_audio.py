@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from bulkscribe.worker.v1 import worker_pb2 as pb
@@ -19,7 +20,7 @@ from services.worker.audio import YOUNG_SECONDS, AudioLimits, AudioStore, Record
 from services.worker.metrics import Metrics
 from services.worker.status import Offer, WorkerStatus
 from tests.fakes.engine import STATE
-from tests.worker import Rig, audio_of, eventually, put_requests, reason_of, rig, running_worker
+from tests.worker import Rig, audio_of, dispatch, eventually, put_requests, reason_of, rig, running_worker
 
 __all__ = ["rig"]
 
@@ -132,6 +133,60 @@ async def test_a_full_disk_corrupts_nothing_and_a_later_try_succeeds(rig: Rig, m
     assert committed == room
     assert (await rig.put(LARGE, offset=committed)).complete
     assert rig.stored(LARGE).read_bytes() == LARGE
+
+
+def failing(error: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+async def test_a_use_that_cannot_be_noted_is_no_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.put(LARGE)
+    monkeypatch.setattr(os, "utime", failing(errno.EROFS))
+    assert (await rig.stat(LARGE)).complete
+    async with rig.run(dispatch("job", content=LARGE)) as run:
+        await run.until_accepted_and("outcome")
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "error"),
+    [
+        (Path, "mkdir", errno.EROFS),
+        (os, "fdatasync", errno.EIO),
+        (Path, "replace", errno.EROFS),
+        (hashlib, "file_digest", errno.EIO),
+        (os, "fsync", errno.EIO),
+    ],
+)
+async def test_a_disk_that_fails_is_said_and_a_later_try_succeeds(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, module: object, step: str, error: int
+) -> None:
+    cut = 0
+    if step == "file_digest":  # it is read again only where it came in two parts
+        cut = (await rig.put(LARGE, until=5 * MEGABYTE)).committed_bytes
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, failing(error))
+        until = 0 if step == "mkdir" else None  # refused before anything is taken
+        assert await reason_of(rig.put(LARGE, offset=cut, until=until)) is Reason.STORAGE_FAILED
+    held = await rig.stat(LARGE)
+    if not held.complete:
+        assert (await rig.put(LARGE, offset=held.committed_bytes)).complete
+    assert rig.stored(LARGE).read_bytes() == LARGE
+
+
+async def test_a_disk_that_cannot_be_read_refuses_dispatches_and_says_why(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.put(LARGE)
+    with monkeypatch.context() as patched:
+        patched.setattr(AudioStore, "_is_complete", failing(errno.EIO))
+        assert await reason_of(rig.stat(LARGE)) is Reason.STORAGE_FAILED
+        async with rig.run(dispatch("job", content=LARGE)) as run:
+            assert await run.refusal() is Reason.STORAGE_FAILED
+    async with rig.run(dispatch("job", content=LARGE)) as run:
+        await run.until_accepted_and("outcome")
 
 
 async def test_a_restarted_worker_goes_on_with_the_upload(tmp_path: Path) -> None:
