@@ -148,9 +148,9 @@ class AudioStore:
             expendable = stored > self._limits.quota_bytes and age > YOUNG_SECONDS
             if path.name.removesuffix(".part") in kept or not (age > self._limits.max_age_seconds or expendable):
                 continue
-            if not path.exists() or path.stat().st_mtime != stat.st_mtime:
+            if not _is_unused_since(path, stat):
                 continue
-            path.unlink()
+            path.unlink(missing_ok=True)
             stored -= stat.st_size
             log.info("audio_removed", sha256=path.name, bytes=stat.st_size, age_seconds=round(age))
         self._metrics.stored_bytes.set(stored)
@@ -201,5 +201,16 @@ class AudioStore:
 
     def _files_by_use(self) -> list[tuple[Path, os.stat_result]]:
         """The least recently used first."""
-        files = [(path, path.stat()) for path in self._blobs.folder.glob("*/*") if path.is_file()]
+        files = []
+        for path in self._blobs.folder.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):  # an upload that ended meanwhile
+                if path.is_file():
+                    files.append((path, path.stat()))
         return sorted(files, key=lambda entry: entry[1].st_mtime)
+
+
+def _is_unused_since(path: Path, stat: os.stat_result) -> bool:
+    try:
+        return path.stat().st_mtime == stat.st_mtime
+    except FileNotFoundError:
+        return False

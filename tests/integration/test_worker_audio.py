@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from bulkscribe.worker.v1 import worker_pb2 as pb
 from services.contract.errors import Reason, ServiceError
 from services.contract.limits import MEGABYTE
 from services.runtime import blobs
+from services.worker import __main__ as worker_process
 from services.worker.audio import YOUNG_SECONDS, AudioLimits, AudioStore, Recording
 from services.worker.metrics import Metrics
 from services.worker.status import Offer, WorkerStatus
@@ -231,6 +233,56 @@ async def test_recordings_in_use_survive_age_and_quota(tmp_path: Path) -> None:
     await store.sweep(lambda: {recordings["used"].sha256})
     left = {name for name in ages if (tmp_path / recordings[name].sha256[:2] / recordings[name].sha256).exists()}
     assert left == {"used", "young"}
+
+
+async def test_a_file_that_goes_while_the_folder_is_looked_through_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AudioStore(
+        tmp_path, AudioLimits(1 << 30, 1 << 30, 3600.0), Metrics(WorkerStatus(Offer("demo", 1), 1, STATE))
+    )
+    gone, old = _recording(100, "gone"), _recording(100, "old")
+    for recording, name in ((gone, "gone"), (old, "old")):
+        await _store(store, recording, name)
+    os.utime(store.find(old), (0, 0))
+    path = store.find(gone)
+    is_file = Path.is_file
+
+    def is_file_until_now(self: Path) -> bool:
+        found = is_file(self)
+        if self == path:
+            self.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", is_file_until_now)
+    await store.sweep(set)
+    assert not (tmp_path / old.sha256[:2] / old.sha256).exists()
+
+
+async def test_housekeeping_goes_on_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "HOUSEKEEPING_SECONDS", 0.0)
+
+    class Failing:
+        """Of both kinds."""
+
+        forgot, swept = 0, 0
+
+        async def forget_old(self) -> None:
+            self.forgot += 1
+            raise sqlite3.DatabaseError("the disk image is malformed")
+
+        async def sweep(self, _in_use: Callable[[], set[str]]) -> None:
+            self.swept += 1
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        def recordings_in_use(self) -> set[str]:
+            return set()
+
+    failing = Failing()
+    going = asyncio.ensure_future(worker_process._housekeeping(failing, failing))  # type: ignore[arg-type]
+    await eventually(lambda: failing.forgot >= 2 and failing.swept >= 2)
+    assert not going.done()
+    going.cancel()
 
 
 def _recording(size: int, seed: str) -> Recording:
