@@ -203,7 +203,7 @@ async def _on_port(
             host = f"[{settings.worker_host}]" if ":" in settings.worker_host else settings.worker_host
             yield f"{'https' if tls else 'http'}://{host}:{port}"
         finally:
-            await listener.close()
+            listener.close()
             await server.stop(GRACE_SECONDS)
             await runner.cleanup()
 
