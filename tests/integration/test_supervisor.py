@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -137,6 +139,40 @@ async def test_a_run_that_its_reader_left_costs_the_child_too_where_it_goes_on(
         first = made.pid
         await reports.aclose()  # type: ignore[attr-defined]
         await eventually(lambda: made.pid not in (None, first))
+
+
+async def test_a_cancel_that_comes_after_the_outcome_costs_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.touch()
+    async with engine("dies", file, monkeypatch) as made:
+        given = work()
+        unread = made.run(given)
+        await finish(made.run(work()))
+        first = made.pid
+        made.cancel(given.key)
+        await asyncio.sleep(2 * (SOON.cancel_timeout + SOON.ping_interval))
+        assert made.pid == first
+        assert await finish(unread) == [STARTING, Completed(1.0, 1.0)]
+
+
+async def test_a_cancel_that_comes_after_a_crash_does_not_end_the_next_child(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine("stuck", file, monkeypatch) as made:
+        given = work()
+        unread = made.run(given)
+        while await anext(unread) != StageChanged("transcribing"):
+            pass
+        killed = made.pid
+        assert killed is not None
+        file.touch()
+        os.kill(killed, signal.SIGKILL)
+        await eventually(lambda: made.state.ready and made.pid not in (None, killed))
+        following = made.pid
+        made.cancel(given.key)
+        await asyncio.sleep(2 * (SOON.cancel_timeout + SOON.ping_interval))
+        assert made.pid == following
+        (outcome,) = await finish(unread)
+        assert isinstance(outcome, Failed)
 
 
 async def test_a_child_that_says_nonsense_is_followed_by_another(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

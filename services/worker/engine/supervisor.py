@@ -82,6 +82,12 @@ class _Run:
     reports: asyncio.Queue[Report] = field(default_factory=asyncio.Queue)
     sent: bool = False
     canceled: bool = False
+    ended: bool = False
+    """Whether its outcome is known, read or not."""
+
+    def report(self, report: Report) -> None:
+        self.ended = self.ended or isinstance(report, Completed | Failed | Canceled)
+        self.reports.put_nowait(report)
 
 
 class Supervisor:
@@ -140,7 +146,7 @@ class Supervisor:
         run = self._runs[self._last_run] = _Run(self._last_run, work)
         self._dispatch(run)
         if not run.sent:
-            run.reports.put_nowait(_STARTING)
+            run.report(_STARTING)
         return self._reports(run)
 
     def cancel(self, key: AttemptKey) -> None:
@@ -157,8 +163,7 @@ class Supervisor:
                 yield report
         finally:
             self._runs.pop(run.number, None)
-            if run.sent and not ended:
-                self._cancel(run)
+            self._cancel(run)
 
     # --- the life of a child
 
@@ -230,7 +235,7 @@ class Supervisor:
                     self._canceled_at.pop(number, None)
                 run = self._runs.get(number)
                 if run is not None:
-                    run.reports.put_nowait(report)
+                    run.report(report)
             case StateReported(state):
                 self._take_over(state)
             case Pong():
@@ -295,12 +300,15 @@ class Supervisor:
             self._send(RunWork(run.number, run.work))
 
     def _cancel(self, run: _Run) -> None:
+        """Nothing to do where the outcome is known: the child has no such run any more."""
+        if run.ended:
+            return
         run.canceled = True
         if run.sent:
             self._canceled_at.setdefault(run.number, time.monotonic())
             self._send(CancelWork(run.number))
         else:
-            run.reports.put_nowait(Canceled())
+            run.report(Canceled())
 
     def _send(self, message: ToEngine) -> None:
         """Never waits; what a dying child no longer reads is answered for when its end is seen."""
@@ -309,7 +317,8 @@ class Supervisor:
 
     def _end_runs(self, message: str, runs: list[_Run]) -> None:
         for run in runs:
-            run.reports.put_nowait(Canceled() if run.canceled else Failed("ENGINE_CRASHED", message))
+            if not run.ended:
+                run.report(Canceled() if run.canceled else Failed("ENGINE_CRASHED", message))
 
     def _set_state(self, state: EngineState) -> None:
         if state != self._state:
