@@ -141,6 +141,20 @@ async def test_a_run_that_its_reader_left_costs_the_child_too_where_it_goes_on(
         await eventually(lambda: made.pid not in (None, first))
 
 
+async def test_a_run_that_is_canceled_while_a_model_is_loaded_costs_no_child(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine("loading", file, monkeypatch) as made:
+        given = work()
+        reports = made.run(given)
+        while await anext(reports) != StageChanged("transcribing"):
+            pass
+        first = made.pid
+        made.cancel(given.key)
+        assert await finish(reports) == [Canceled()]
+        assert made.pid == first
+
+
 async def test_a_cancel_that_comes_after_the_outcome_costs_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.touch()
     async with engine("dies", file, monkeypatch) as made:

@@ -266,9 +266,14 @@ class Supervisor:
                 return
 
     def _is_stuck(self) -> bool:
-        """Whether a run goes on long after it was canceled, while the child answers: in a kernel, in a decoder."""
-        limit = time.monotonic() - self._supervision.cancel_timeout
-        return any(canceled_at < limit for canceled_at in self._canceled_at.values())
+        """Whether a run goes on long after it was canceled, while the child answers: in a kernel, in a decoder.
+
+        No time counts while a model is loaded: a download may take long, and heeds no cancel.
+        """
+        now = time.monotonic()
+        if any(model.state == "loading" for model in self._state.models):
+            self._canceled_at = dict.fromkeys(self._canceled_at, now)
+        return any(now - canceled_at > self._supervision.cancel_timeout for canceled_at in self._canceled_at.values())
 
     async def _ended(self, child: asyncio.subprocess.Process) -> int:
         """Its exit status; a child that closed its pipe without ending is killed."""
