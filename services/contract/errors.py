@@ -38,6 +38,7 @@ class Reason(Enum):
     AUDIO_INVALID = "AUDIO_INVALID"
     FILE_TOO_LARGE = "FILE_TOO_LARGE"
     STORAGE_FULL = "STORAGE_FULL"
+    STORAGE_FAILED = "STORAGE_FAILED"
     UPLOAD_INCOMPLETE = "UPLOAD_INCOMPLETE"
     UPLOAD_OFFSET_MISMATCH = "UPLOAD_OFFSET_MISMATCH"
     UPLOAD_DIGEST_MISMATCH = "UPLOAD_DIGEST_MISMATCH"
@@ -127,6 +128,9 @@ ERRORS: dict[Reason, ErrorEntry] = {
         "Split it, or raise `GATEWAY_MAX_UPLOAD_MB` and `WORKER_MAX_FILE_MB`",
     ),
     _R.STORAGE_FULL: _E(_C.RESOURCE_EXHAUSTED, True, "The disk is full", "Free some room; nothing was lost"),
+    _R.STORAGE_FAILED: _E(
+        _C.FAILED_PRECONDITION, True, "The disk cannot be read or written", "Check the disk; nothing was lost"
+    ),
     _R.UPLOAD_INCOMPLETE: _E(_C.FAILED_PRECONDITION, False, "The upload is not complete", "Finish it first"),
     _R.UPLOAD_OFFSET_MISMATCH: _E(
         _C.OUT_OF_RANGE, True, "The offset is not the committed one", "Ask for it and go on from there"

@@ -232,7 +232,10 @@ def sync_folder(folder: Path) -> None:
 
 
 class _storage_errors:
-    """Turns errors of a full disk into STORAGE_FULL."""
+    """Turns errors of a full disk into STORAGE_FULL, and those of one that cannot be used into STORAGE_FAILED.
+
+    A file that is not there is no error of the disk, and neither is a time that ran out: they pass.
+    """
 
     def __enter__(self) -> None:
         return None
@@ -240,3 +243,9 @@ class _storage_errors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise ServiceError(Reason.STORAGE_FULL) from error
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise ServiceError(Reason.STORAGE_FAILED) from error
+
+
+storage_errors = _storage_errors
+"""For those who look at the files of a folder themselves."""

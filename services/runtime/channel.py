@@ -20,6 +20,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a minute's outage is over 2 s after its end, not 7
     ("grpc.min_reconnect_backoff_ms", 2_000),  # how long one try may take: a packet that was dropped is sent anew
+    # A name is looked up again so soon, not after 30 s: a worker that was started anew may have another address.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
 )
 

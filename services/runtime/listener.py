@@ -51,11 +51,13 @@ class Listener:
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
-    async def close(self) -> None:
-        """Takes no new connections. Those that are spliced or handed over end with whom they were given to."""
+    def close(self) -> None:
+        """Takes no new connections. Those that are spliced or handed over end with whom they were given to.
+
+        It does not wait for them, as `wait_closed` does from Python 3.12.1 on: they are ended only after this.
+        """
         if self._server is not None:
             self._server.close()
-            await self._server.wait_closed()
         for transport in list(self.unknown):
             transport.abort()
 

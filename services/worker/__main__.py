@@ -10,6 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -149,11 +150,13 @@ async def _drain(status: WorkerStatus, server: Server, attempts: Attempts, secon
 
 async def _housekeeping(attempts: Attempts, audio: AudioStore) -> None:
     while True:
-        try:
-            await attempts.forget_old()
-        except JournalFullError as error:  # there is a next time
-            log.warning("remote_journal_full", error=str(error))
-        await audio.sweep(attempts.recordings_in_use)
+        for work in (attempts.forget_old, partial(audio.sweep, attempts.recordings_in_use)):
+            try:
+                await work()
+            except JournalFullError as error:
+                log.warning("remote_journal_full", error=str(error))
+            except Exception:  # a disk that fails: there is a next time
+                log.exception("housekeeping_failed")
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
@@ -200,7 +203,7 @@ async def _on_port(
             host = f"[{settings.worker_host}]" if ":" in settings.worker_host else settings.worker_host
             yield f"{'https' if tls else 'http'}://{host}:{port}"
         finally:
-            await listener.close()
+            listener.close()
             await server.stop(GRACE_SECONDS)
             await runner.cleanup()
 

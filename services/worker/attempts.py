@@ -58,7 +58,11 @@ class Entry:
 
 
 class JournalFullError(Exception):
-    """The disk has no room; nothing was written."""
+    """Nothing was written: the disk has no room, or cannot be written now. ``reason``: STORAGE_FULL, STORAGE_FAILED."""
+
+    def __init__(self, message: str, reason: Reason = Reason.STORAGE_FULL) -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class AttemptJournal(Protocol):
@@ -68,10 +72,11 @@ class AttemptJournal(Protocol):
         """All of it, at the start."""
 
     async def accept(self, key: AttemptKey, worker_job_id: str) -> None:
-        """A new attempt. Raises ServiceError(STORAGE_FULL) where there is no room for what it may bring."""
+        """A new attempt. Raises ServiceError: STORAGE_FULL where there is no room for what it may bring,
+        STORAGE_FAILED where it cannot be written."""
 
     async def write(self, entries: Sequence[Entry]) -> None:
-        """All or nothing. Raises JournalFullError."""
+        """All or nothing; nothing of an attempt that it does not hold. Raises JournalFullError."""
 
     async def grow_older(self, seconds: float) -> None:
         """Every attempt has waited for so much longer since it was last written. Raises JournalFullError."""
@@ -340,14 +345,17 @@ class Attempts:
         await self._journal.grow_older(now - self._aged_at)
         self._aged_at = now
         limit = now - KEPT_SECONDS
-        old = [key for key, ended_at in self._ended_at.items() if ended_at < limit]
-        for key in old:
-            self._held[key].log.warning("remote_attempt_outcome_dropped", kept_seconds=KEPT_SECONDS)
-            self._forget(key)
-        jobs = {key.job_id for key in self._held}
+        old = {key for key, ended_at in self._ended_at.items() if ended_at < limit}
+        jobs = {key.job_id for key in self._held if key not in old}
         gone = {job: seen for job, seen in self._seen.items() if seen.at < limit and job not in jobs}
-        self._seen = {job: seen for job, seen in self._seen.items() if job not in gone}
+        # The journal first: what it cannot forget now must be known the next time.
         await self._journal.forget([*old, *(AttemptKey(job, seen.attempt) for job, seen in gone.items())])
+        for attempt in [self._held[key] for key in old if key in self._held]:
+            attempt.log.warning("remote_attempt_outcome_dropped", kept_seconds=KEPT_SECONDS)
+            self._forget(attempt.key)
+            self._unwritten.pop(attempt.key, None)
+        # A job that was heard of meanwhile stays.
+        self._seen = {job: seen for job, seen in self._seen.items() if gone.get(job) != seen}
 
     def _check_newest(self, key: AttemptKey) -> None:
         seen = self._seen.get(key.job_id)

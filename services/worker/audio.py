@@ -17,7 +17,7 @@ import structlog
 
 from services.contract.errors import Reason, ServiceError
 from services.contract.limits import MEGABYTE
-from services.runtime.blobs import BlobFolder, PartialFile, committed_bytes
+from services.runtime.blobs import BlobFolder, PartialFile, committed_bytes, storage_errors
 from services.worker.metrics import Metrics
 
 log = structlog.get_logger()
@@ -60,7 +60,7 @@ class Upload:
         self.committed = Committed(file.size, False)
 
     async def append(self, data: bytes) -> None:
-        """Raises INVALID_REQUEST past the recording's size, STORAGE_FULL."""
+        """Raises INVALID_REQUEST past the recording's size, STORAGE_FULL, STORAGE_FAILED."""
         if self._file.size + len(data) > self._recording.size:
             raise ServiceError(
                 Reason.INVALID_REQUEST, f"More data came than the {self._recording.size} bytes that were announced."
@@ -87,28 +87,30 @@ class AudioStore:
             )
 
     def find(self, recording: Recording) -> Path:
-        """Where the whole recording lies; it counts as used now. Raises AUDIO_MISSING."""
-        path = self._blobs.path(recording.sha256)
-        if not self._is_complete(recording):
+        """Where the whole recording lies; it counts as used now. Raises AUDIO_MISSING, STORAGE_FAILED."""
+        with storage_errors():
+            complete = self._is_complete(recording)
+        if not complete:
             raise ServiceError(Reason.AUDIO_MISSING)
-        os.utime(path)
-        return path
+        return self._used(recording)
 
     async def stat(self, recording: Recording) -> Committed:
-        """While it is being uploaded: where that upload began. Raises FILE_TOO_LARGE, INVALID_REQUEST."""
+        """While it is being uploaded: where that upload began. Raises FILE_TOO_LARGE, INVALID_REQUEST,
+        STORAGE_FAILED."""
         self.check(recording)
-        if self._is_complete(recording):
-            os.utime(self._blobs.path(recording.sha256))
-            return Committed(recording.size, True)
-        if recording.sha256 in self._uploads:
-            return Committed(self._uploads[recording.sha256], False)
-        return Committed(await asyncio.to_thread(self._sync_partial, recording), False)
+        with storage_errors():
+            if self._is_complete(recording):
+                self._used(recording)
+                return Committed(recording.size, True)
+            if recording.sha256 in self._uploads:
+                return Committed(self._uploads[recording.sha256], False)
+            return Committed(await asyncio.to_thread(self._sync_partial, recording), False)
 
     @contextlib.asynccontextmanager
     async def upload(self, recording: Recording, offset: int) -> AsyncIterator[Upload]:
         """Takes what follows ``offset``; leaving, however, syncs what arrived, and verifies it when it is all.
 
-        Raises FILE_TOO_LARGE, UPLOAD_BUSY, UPLOAD_OFFSET_MISMATCH, UPLOAD_DIGEST_MISMATCH, STORAGE_FULL.
+        Raises FILE_TOO_LARGE, UPLOAD_BUSY, UPLOAD_OFFSET_MISMATCH, UPLOAD_DIGEST_MISMATCH, STORAGE_FULL, STORAGE_FAILED.
         """
         held = await self.stat(recording)
         if held.complete:
@@ -118,14 +120,17 @@ class AudioStore:
         self._uploads[recording.sha256] = held.size
         file = PartialFile(self._partial(recording))
         try:
-            await file.open(offset)
+            with storage_errors():
+                await file.open(offset)
             upload = Upload(recording, file)
             try:
                 yield upload
             finally:
                 self._metrics.received_bytes.inc(file.size - offset)
-                await file.close()
-            upload.committed = await self._finish(recording, file)
+                with storage_errors():
+                    await file.close()
+            with storage_errors():
+                upload.committed = await self._finish(recording, file)
         finally:
             del self._uploads[recording.sha256]
 
@@ -143,9 +148,9 @@ class AudioStore:
             expendable = stored > self._limits.quota_bytes and age > YOUNG_SECONDS
             if path.name.removesuffix(".part") in kept or not (age > self._limits.max_age_seconds or expendable):
                 continue
-            if not path.exists() or path.stat().st_mtime != stat.st_mtime:
+            if not _is_unused_since(path, stat):
                 continue
-            path.unlink()
+            path.unlink(missing_ok=True)
             stored -= stat.st_size
             log.info("audio_removed", sha256=path.name, bytes=stat.st_size, age_seconds=round(age))
         self._metrics.stored_bytes.set(stored)
@@ -160,6 +165,13 @@ class AudioStore:
         await self._blobs.adopt(self._name(recording), recording.sha256)
         log.info("remote_audio_received", sha256=recording.sha256, bytes=recording.size)
         return Committed(file.size, True)
+
+    def _used(self, recording: Recording) -> Path:
+        """It counts as used now, where the disk takes that; a use that cannot be noted is no error."""
+        path = self._blobs.path(recording.sha256)
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
 
     def _is_complete(self, recording: Recording) -> bool:
         path = self._blobs.path(recording.sha256)
@@ -189,5 +201,16 @@ class AudioStore:
 
     def _files_by_use(self) -> list[tuple[Path, os.stat_result]]:
         """The least recently used first."""
-        files = [(path, path.stat()) for path in self._blobs.folder.glob("*/*") if path.is_file()]
+        files = []
+        for path in self._blobs.folder.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):  # an upload that ended meanwhile
+                if path.is_file():
+                    files.append((path, path.stat()))
         return sorted(files, key=lambda entry: entry[1].st_mtime)
+
+
+def _is_unused_since(path: Path, stat: os.stat_result) -> bool:
+    try:
+        return path.stat().st_mtime == stat.st_mtime
+    except FileNotFoundError:
+        return False

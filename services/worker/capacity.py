@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """``revision`` orders reports that cross on two streams; it also counts changes that are none of the slots'."""
+    """``paused``: for as long as the engine does not come up. ``revision`` orders reports that cross on two streams; it also counts changes that are none of the slots'."""
 
     total: int
     taken: int = 0
     draining: bool = False
+    paused: bool = False
     revision: int = 1
 
     @property
     def free(self) -> int:
-        return 0 if self.draining else max(0, self.total - self.taken)
+        return 0 if self.draining or self.paused else max(0, self.total - self.taken)
 
     def reserve(self) -> Slots:
         """Takes a slot. Raises ValueError when none is free."""
@@ -37,15 +38,16 @@ class Slots:
         """From now on nothing is free."""
         return self._changed(draining=True)
 
-    def touch(self) -> Slots:
-        """Something else that is reported with the slots changed."""
-        return self._changed()
+    def touch(self, paused: bool) -> Slots:
+        """What the engine says of itself, which is reported with the slots, changed."""
+        return self._changed(paused=paused)
 
-    def _changed(self, taken: int | None = None, draining: bool | None = None) -> Slots:
+    def _changed(self, taken: int | None = None, draining: bool | None = None, paused: bool | None = None) -> Slots:
         return replace(
             self,
             taken=self.taken if taken is None else taken,
             draining=self.draining if draining is None else draining,
+            paused=self.paused if paused is None else paused,
             revision=self.revision + 1,
         )
 

@@ -51,6 +51,7 @@ def ping_answer(status: WorkerStatus) -> dict[str, object]:
         "maxConcurrentJobs": slots.total,
         "gpu": engine.device == "cuda",
         "gpuName": engine.device_name or None,
+        "engineError": engine.trouble or None,
         "model": status.offer.default_model,
         "models": [
             {"name": model.name, "state": model.state, "error": model.error or None, "note": model.note or None}

@@ -1,12 +1,14 @@
 """The journal of attempts on disk: one SQLite file in the worker's own folder, written by one thread.
 
 Invariant: what a call was given is synced when the call returns (WAL, synchronous=FULL), and a step is written whole or
-not at all. Events lie in it as the contract's messages, so that a newer version reads what an older one wrote.
+not at all; no event lies in it without its attempt. Events lie in it as the contract's messages, so that a newer version
+reads what an older one wrote.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +42,19 @@ CREATE TABLE events (
 );
 """
 _SAME = "job_id = ? AND attempt = ?"
+_ADD_EVENT = "INSERT INTO events SELECT job_id, attempt, ?3, ?4 FROM attempts WHERE job_id = ?1 AND attempt = ?2"
+_DROP_ORPHANS = "DELETE FROM events WHERE (job_id, attempt) NOT IN (SELECT job_id, attempt FROM attempts)"
+
+_NOT_NOW = frozenset(
+    {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""What a disk that fails, or another that reads the file, brings about: it may pass."""
 
 
 class SqliteJournal:
@@ -55,7 +70,7 @@ class SqliteJournal:
         """Raises StartupError."""
         try:
             await self._call(self._open)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, JournalFullError) as error:
             raise StartupError(
                 f"WORKER_DATA_DIR: the journal of attempts {self._path.name} in it cannot be used ({error}). Results"
                 " that were not fetched yet may be in it: repair the disk, or move the file away to start without them."
@@ -72,7 +87,7 @@ class SqliteJournal:
         try:
             await self._call(self._accept, key, worker_job_id)
         except JournalFullError as error:
-            raise ServiceError(Reason.STORAGE_FULL) from error
+            raise ServiceError(error.reason) from error
 
     async def write(self, entries: Sequence[Entry]) -> None:
         await self._call(self._write, entries)
@@ -94,6 +109,8 @@ class SqliteJournal:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
             self._database.execute(f"PRAGMA {pragma}")
         self._migrate()
+        with contextlib.suppress(JournalFullError), self._transaction() as database:  # there is a next start
+            database.execute(_DROP_ORPHANS)
 
     def _migrate(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
@@ -131,7 +148,8 @@ class SqliteJournal:
         return self._connection.execute(query, (job_id, attempt)).fetchall()
 
     def _accept(self, key: AttemptKey, worker_job_id: str) -> None:
-        self._require_room()
+        with _not_now():
+            self._require_room()
         same = (key.job_id, key.attempt)
         with self._transaction() as database:  # also over what could not be forgotten in its time
             database.execute(f"DELETE FROM events WHERE {_SAME}", same)  # noqa: S608 - a constant
@@ -158,7 +176,7 @@ class SqliteJournal:
             for entry in entries:
                 same = (entry.key.job_id, entry.key.attempt)
                 new = [(*same, event.number, wire.event_bytes(event)) for event in entry.events if not entry.over]
-                database.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", new)
+                database.executemany(_ADD_EVENT, new)
                 gone = "TRUE" if entry.over else f"number <= {int(entry.acknowledged)}"
                 database.execute(f"DELETE FROM events WHERE {_SAME} AND {gone}", same)  # noqa: S608 - constants
                 database.execute(
@@ -182,16 +200,15 @@ class SqliteJournal:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Raises JournalFullError."""
         database = self._connection
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            yield database
-            database.execute("COMMIT")
-        except BaseException as error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError) and _is_full(error):
-                raise JournalFullError(str(error)) from error
-            raise
+        with _not_now():
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -199,5 +216,19 @@ class SqliteJournal:
         return self._database
 
 
-def _is_full(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+@contextmanager
+def _not_now() -> Iterator[None]:
+    """Tells what may pass from what will not. Raises JournalFullError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = error.sqlite_errorcode & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise JournalFullError(str(error)) from error
+        if code in _NOT_NOW:
+            raise JournalFullError(str(error), Reason.STORAGE_FAILED) from error
+        raise
+    except MemoryError as error:  # what sqlite3 makes of SQLITE_NOMEM
+        raise JournalFullError("out of memory", Reason.STORAGE_FAILED) from error
+    except OSError as error:
+        raise JournalFullError(error.strerror or "the disk fails", Reason.STORAGE_FAILED) from error

@@ -42,7 +42,7 @@ class WorkerStatus:
         self, offer: Offer, slots: int, engine: EngineState, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.offer = offer
-        self.slots = Slots(slots)
+        self.slots = Slots(slots, paused=bool(engine.trouble))
         self.engine = engine
         self.changed = Bell()
         self._clock = clock
@@ -53,6 +53,8 @@ class WorkerStatus:
         """Takes a slot. Raises WORKER_DRAINING, WORKER_FULL."""
         if self.slots.draining:
             raise ServiceError(Reason.WORKER_DRAINING)
+        if self.slots.paused:
+            raise ServiceError(Reason.WORKER_FULL, self.engine.trouble)
         if self.slots.free == 0:
             raise ServiceError(Reason.WORKER_FULL)
         self._set(self.slots.reserve())
@@ -89,8 +91,9 @@ class WorkerStatus:
                 loaded=[model.name for model in self.engine.models if model.state == "loaded"],
                 failed=[model.name for model in self.engine.models if model.state == "failed"],
                 diarization=self.engine.diarization,
+                trouble=self.engine.trouble,
             )
-            self._set(self.slots.touch())
+            self._set(self.slots.touch(paused=bool(self.engine.trouble)))
 
     def _note_failures(self) -> None:
         """When each model that is failed failed: the engine tries it again for a job that comes later."""

@@ -189,7 +189,10 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """``device`` is "cpu" or "cuda"; ``diarization`` the pipeline's name or ""; ``diarization_error`` why there is none."""
+    """``device`` is "cpu" or "cuda"; ``diarization`` the pipeline's name or ""; ``diarization_error`` why there is none.
+
+    ``trouble`` says why the engine does not come up and what to do; "" while it is up, or may still come up.
+    """
 
     ready: bool = False
     device: str = "cpu"
@@ -199,3 +202,4 @@ class EngineState:
     diarization_error: str = ""
     languages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     diarization_note: str = ""
+    trouble: str = ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from services.contract.errors import Reason, ServiceError
 from services.runtime.lifecycle import StartupError
 from services.worker.attempt import Event, HandedBack
-from services.worker.attempts import Entry, KeptAttempt
+from services.worker.attempts import Entry, JournalFullError, KeptAttempt
 from services.worker.journal import FORMAT, SqliteJournal
 from services.worker.work import AttemptKey, Progress
 from tests.fakes.engine import window_finished
@@ -123,6 +125,79 @@ async def test_a_full_disk_refuses_what_is_new(tmp_path: Path, monkeypatch: pyte
             await journal.accept(KEY, "wk_1")
         assert refusal.value.reason is Reason.STORAGE_FULL
         assert await journal.load() == []
+
+
+@contextmanager
+def locked(journal: SqliteJournal) -> Iterator[None]:
+    """As by somebody who looks into the file."""
+    journal._connection.execute("PRAGMA busy_timeout=0")
+    with closing(sqlite3.connect(journal._path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def read_only(journal: SqliteJournal) -> Iterator[None]:
+    journal._connection.execute("PRAGMA query_only=1")
+    yield
+    journal._connection.execute("PRAGMA query_only=0")
+
+
+@contextmanager
+def broken(journal: SqliteJournal) -> Iterator[None]:
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "statvfs", fail)
+        yield
+
+
+@pytest.mark.parametrize("hindered", [locked, read_only, broken])
+async def test_what_hinders_it_for_a_while_refuses_what_is_new(
+    tmp_path: Path, hindered: Callable[[SqliteJournal], AbstractContextManager[None]]
+) -> None:
+    async with opened(tmp_path) as journal:
+        with hindered(journal), pytest.raises(ServiceError) as refusal:
+            await journal.accept(KEY, "wk_1")
+        assert refusal.value.reason is Reason.STORAGE_FAILED
+        await journal.accept(KEY, "wk_1")
+
+
+@pytest.mark.parametrize("hindered", [locked, read_only])
+async def test_what_hinders_it_for_a_while_keeps_nothing_from_being_written_later(
+    tmp_path: Path, hindered: Callable[[SqliteJournal], AbstractContextManager[None]]
+) -> None:
+    async with opened(tmp_path) as journal:
+        await journal.accept(KEY, "wk_1")
+        with hindered(journal):
+            for step in (
+                lambda: journal.write([Entry(KEY, (event(1),), 0, over=False)]),
+                lambda: journal.grow_older(1),
+                lambda: journal.forget([KEY]),
+            ):
+                with pytest.raises(JournalFullError, match=r"locked|readonly") as refusal:
+                    await step()
+                assert refusal.value.reason is Reason.STORAGE_FAILED
+        await journal.write([Entry(KEY, (event(1),), 0, over=False)])
+        assert await journal.load() == [kept(KEY, 0, event(1))]
+
+
+def events_in(folder: Path) -> list[tuple[str, int, int]]:
+    with closing(sqlite3.connect(folder / "attempts.db")) as database:
+        return database.execute("SELECT job_id, attempt, number FROM events").fetchall()
+
+
+async def test_no_event_is_kept_without_its_attempt(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await journal.write([Entry(KEY, (event(1),), 0, over=False)])
+        assert events_in(tmp_path) == []
+        await journal.accept(AttemptKey("other", 1), "wk_2")
+        await journal.write([Entry(AttemptKey("other", 1), (event(1),), 0, over=False)])
+        with closing(sqlite3.connect(tmp_path / "attempts.db", isolation_level=None)) as database:
+            database.execute("INSERT INTO events VALUES ('job', 1, 1, 'left by an older version')")
+    async with opened(tmp_path):
+        assert events_in(tmp_path) == [("other", 1, 1)]
 
 
 async def test_a_file_that_is_no_journal_stops_the_start_and_says_what_to_do(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ async def listener(folder: Path, grpc: bool = True) -> AsyncIterator[Port]:
         try:
             yield port
         finally:
-            await made.close()
+            made.close()
             for writer in [*port.clients, *(inner for _, inner in port.spliced)]:
                 writer.transport.abort()
                 with contextlib.suppress(ConnectionError):
@@ -130,6 +130,21 @@ async def test_a_client_that_goes_ends_the_inner_connection(tmp_path: Path) -> N
         writer.transport.abort()
         async with asyncio.timeout(DEADLINE):
             assert await inner_reader.read() in (PREFACE, b"")
+
+
+async def test_once_closed_it_takes_nobody_and_what_is_open_goes_on(tmp_path: Path) -> None:
+    async with listener(tmp_path) as port:
+        reader, writer = await port.connect(PREFACE)
+        inner_reader, inner_writer = await port.inward()
+        async with asyncio.timeout(DEADLINE):
+            await inner_reader.readexactly(len(PREFACE))
+            port.listener.close()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", port.port)
+            inner_writer.write(b"answer")
+            assert await reader.readexactly(6) == b"answer"
+            writer.write(b"more")
+            assert await inner_reader.readexactly(4) == b"more"
 
 
 async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from bulkscribe.worker.v1 import worker_pb2 as pb
@@ -15,11 +17,12 @@ from bulkscribe.worker.v1 import worker_pb2 as pb
 from services.contract.errors import Reason, ServiceError
 from services.contract.limits import MEGABYTE
 from services.runtime import blobs
+from services.worker import __main__ as worker_process
 from services.worker.audio import YOUNG_SECONDS, AudioLimits, AudioStore, Recording
 from services.worker.metrics import Metrics
 from services.worker.status import Offer, WorkerStatus
 from tests.fakes.engine import STATE
-from tests.worker import Rig, audio_of, eventually, put_requests, reason_of, rig, running_worker
+from tests.worker import Rig, audio_of, dispatch, eventually, put_requests, reason_of, rig, running_worker
 
 __all__ = ["rig"]
 
@@ -134,6 +137,60 @@ async def test_a_full_disk_corrupts_nothing_and_a_later_try_succeeds(rig: Rig, m
     assert rig.stored(LARGE).read_bytes() == LARGE
 
 
+def failing(error: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fail
+
+
+async def test_a_use_that_cannot_be_noted_is_no_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.put(LARGE)
+    monkeypatch.setattr(os, "utime", failing(errno.EROFS))
+    assert (await rig.stat(LARGE)).complete
+    async with rig.run(dispatch("job", content=LARGE)) as run:
+        await run.until_accepted_and("outcome")
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "error"),
+    [
+        (Path, "mkdir", errno.EROFS),
+        (os, "fdatasync", errno.EIO),
+        (Path, "replace", errno.EROFS),
+        (hashlib, "file_digest", errno.EIO),
+        (os, "fsync", errno.EIO),
+    ],
+)
+async def test_a_disk_that_fails_is_said_and_a_later_try_succeeds(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, module: object, step: str, error: int
+) -> None:
+    cut = 0
+    if step == "file_digest":  # it is read again only where it came in two parts
+        cut = (await rig.put(LARGE, until=5 * MEGABYTE)).committed_bytes
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, failing(error))
+        until = 0 if step == "mkdir" else None  # refused before anything is taken
+        assert await reason_of(rig.put(LARGE, offset=cut, until=until)) is Reason.STORAGE_FAILED
+    held = await rig.stat(LARGE)
+    if not held.complete:
+        assert (await rig.put(LARGE, offset=held.committed_bytes)).complete
+    assert rig.stored(LARGE).read_bytes() == LARGE
+
+
+async def test_a_disk_that_cannot_be_read_refuses_dispatches_and_says_why(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.put(LARGE)
+    with monkeypatch.context() as patched:
+        patched.setattr(AudioStore, "_is_complete", failing(errno.EIO))
+        assert await reason_of(rig.stat(LARGE)) is Reason.STORAGE_FAILED
+        async with rig.run(dispatch("job", content=LARGE)) as run:
+            assert await run.refusal() is Reason.STORAGE_FAILED
+    async with rig.run(dispatch("job", content=LARGE)) as run:
+        await run.until_accepted_and("outcome")
+
+
 async def test_a_restarted_worker_goes_on_with_the_upload(tmp_path: Path) -> None:
     cut = 5 * MEGABYTE
     async with running_worker(tmp_path) as rig:
@@ -176,6 +233,56 @@ async def test_recordings_in_use_survive_age_and_quota(tmp_path: Path) -> None:
     await store.sweep(lambda: {recordings["used"].sha256})
     left = {name for name in ages if (tmp_path / recordings[name].sha256[:2] / recordings[name].sha256).exists()}
     assert left == {"used", "young"}
+
+
+async def test_a_file_that_goes_while_the_folder_is_looked_through_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AudioStore(
+        tmp_path, AudioLimits(1 << 30, 1 << 30, 3600.0), Metrics(WorkerStatus(Offer("demo", 1), 1, STATE))
+    )
+    gone, old = _recording(100, "gone"), _recording(100, "old")
+    for recording, name in ((gone, "gone"), (old, "old")):
+        await _store(store, recording, name)
+    os.utime(store.find(old), (0, 0))
+    path = store.find(gone)
+    is_file = Path.is_file
+
+    def is_file_until_now(self: Path) -> bool:
+        found = is_file(self)
+        if self == path:
+            self.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", is_file_until_now)
+    await store.sweep(set)
+    assert not (tmp_path / old.sha256[:2] / old.sha256).exists()
+
+
+async def test_housekeeping_goes_on_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "HOUSEKEEPING_SECONDS", 0.0)
+
+    class Failing:
+        """Of both kinds."""
+
+        forgot, swept = 0, 0
+
+        async def forget_old(self) -> None:
+            self.forgot += 1
+            raise sqlite3.DatabaseError("the disk image is malformed")
+
+        async def sweep(self, _in_use: Callable[[], set[str]]) -> None:
+            self.swept += 1
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        def recordings_in_use(self) -> set[str]:
+            return set()
+
+    failing = Failing()
+    going = asyncio.ensure_future(worker_process._housekeeping(failing, failing))  # type: ignore[arg-type]
+    await eventually(lambda: failing.forgot >= 2 and failing.swept >= 2)
+    assert not going.done()
+    going.cancel()
 
 
 def _recording(size: int, seed: str) -> Recording:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 
 from services.contract.errors import Reason, ServiceError
 from services.worker.attempt import OVER, TRANSITIONS, Attempt, AttemptState, HandedBack
-from services.worker.attempts import KEPT_SECONDS, RESTARTED, Attempts
+from services.worker.attempts import KEPT_SECONDS, RESTARTED, Attempts, Entry, JournalFullError
 from services.worker.metrics import Metrics
 from services.worker.status import Offer, WorkerStatus
 from services.worker.work import AttemptKey, Canceled, Completed, Failed, Options, Progress, Report, Work
@@ -179,6 +179,65 @@ async def test_an_outcome_that_nobody_comes_for_is_forgotten_after_a_day() -> No
         b.now = KEPT_SECONDS + 1
         await b.attempts.forget_old()
         assert b.attempts.held() == []
+
+
+async def test_what_the_journal_cannot_forget_now_is_forgotten_the_next_time() -> None:
+    async with book() as b:
+        attempt = b.attempts.accept(work())
+        await b.finish()
+        b.now = KEPT_SECONDS + 1
+        forget = b.journal.forget
+
+        async def full(keys: Sequence[AttemptKey]) -> None:
+            raise JournalFullError("as the test says")
+
+        b.journal.forget = full  # type: ignore[method-assign]
+        with pytest.raises(JournalFullError):
+            await b.attempts.forget_old()
+        assert b.attempts.held() == [attempt.key]
+        b.journal.forget = forget  # type: ignore[method-assign]
+        await b.attempts.forget_old()
+        assert (b.attempts.held(), b.journal.kept) == ([], {})
+
+
+async def test_nothing_is_written_any_more_of_what_was_forgotten() -> None:
+    async with book() as b:
+        attempt = b.attempts.accept(work())
+        await attempt.decided()
+        b.journal.full = True
+        await asyncio.wait_for(asyncio.gather(*b.tasks), 10)
+        await eventually(lambda: attempt.key in b.attempts._unwritten)
+        written = b.journal.write
+
+        async def full(entries: Sequence[Entry]) -> None:
+            raise JournalFullError("as the test says")
+
+        b.journal.full, b.journal.write = False, full  # type: ignore[method-assign]
+        b.now = KEPT_SECONDS + 1
+        await b.attempts.forget_old()
+        b.journal.write = written  # type: ignore[method-assign]
+        assert attempt.key not in b.attempts._unwritten
+
+
+async def test_a_job_that_is_heard_of_while_it_is_being_forgotten_is_remembered() -> None:
+    async with book() as b:
+        attempt = b.attempts.accept(work("job", 2))
+        await b.finish()
+        b.attempts.acknowledge(attempt, attempt.last_event)
+        await b.finish()
+        b.now = KEPT_SECONDS + 1
+        forgetting = asyncio.Event()
+
+        async def slow(keys: Sequence[AttemptKey]) -> None:
+            await forgetting.wait()
+
+        b.journal.forget = slow  # type: ignore[method-assign]
+        going = asyncio.ensure_future(b.attempts.forget_old())
+        await asyncio.sleep(0.01)
+        assert refused(lambda: b.attempts.find_or_supersede(AttemptKey("job", 2))) is Reason.ATTEMPT_STALE
+        forgetting.set()
+        await asyncio.wait_for(going, 10)
+        assert refused(lambda: b.attempts.find_or_supersede(AttemptKey("job", 1))) is Reason.ATTEMPT_STALE
 
 
 async def test_a_run_is_never_forgotten_however_long_it_takes() -> None:

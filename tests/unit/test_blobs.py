@@ -264,13 +264,20 @@ async def test_a_disk_that_tells_only_when_it_is_asked_to_sync(path: Path, monke
     await file.close()
 
 
-async def test_any_other_error_of_the_disk_is_not_taken_for_a_full_one(path: Path, disk: Disk) -> None:
+@pytest.mark.parametrize("error", [errno.EIO, errno.EROFS, errno.EACCES])
+async def test_any_other_error_of_the_disk_is_not_taken_for_a_full_one(path: Path, disk: Disk, error: int) -> None:
     file = await opened(path)
-    disk.room, disk.error = 0, errno.EIO
-    with pytest.raises(OSError, match="Input/output error"):
-        await append(file, CONTENT)
-    with pytest.raises(OSError, match="Input/output error"):
-        await file.close()
+    disk.room, disk.error = 0, error
+    failed = await refused(append(file, CONTENT))
+    assert failed.reason is Reason.STORAGE_FAILED
+    assert str(path.parent) not in failed.message
+    assert (await refused(file.close())).reason is Reason.STORAGE_FAILED
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), FileNotFoundError(errno.ENOENT, "No such file"), ValueError()])
+def test_what_is_no_error_of_the_disk_passes(error: Exception) -> None:
+    with pytest.raises(type(error)), blobs.storage_errors():
+        raise error
 
 
 async def test_no_room_for_the_folder_is_a_full_disk_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

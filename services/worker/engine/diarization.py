@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,20 @@ class Diarizer:
         self.require()
         if len(samples) < _SHORTEST_SECONDS * SAMPLE_RATE:
             return ()
-        with self._lock:
-            check()
+        with self._turn(check):
             found = self._run(samples, options, check)
         return name_speakers(SpeakerTurn(round(turn.start, 3), round(turn.end, 3), str(label)) for turn, label in found)
+
+    @contextmanager
+    def _turn(self, check: Callable[[], None]) -> Iterator[None]:
+        """The pipeline for oneself; who waits for it, as long as another's recording takes, can be canceled."""
+        while not self._lock.acquire(timeout=1.0):
+            check()
+        try:
+            check()
+            yield
+        finally:
+            self._lock.release()
 
     def _run(self, samples: Samples, options: Options, check: Callable[[], None]) -> list[tuple[Any, str]]:
         import torch

@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Returns at once; ``state`` tells when models are loaded."""
 
     async def stop(self) -> None:
-        """Ends the engine at once; work that still runs ends in Failed ENGINE_CRASHED."""
+        """Ends the engine at once; work that still runs ends in Failed ENGINE_CRASHED, or Canceled where it was to."""
 
     @property
     def state(self) -> EngineState: ...
@@ -58,9 +58,9 @@ class Engine(Protocol):
     def run(self, work: Work) -> AsyncIterator[Report]:
         """Begins the work now; iterate at once. Ends after exactly one Outcome; leaving early cancels the work.
 
-        While the engine is down the work waits for it. Raises ValueError where the same attempt is running.
+        While the engine is not ready the work waits for it. Raises ValueError where the same attempt is running.
         """
         ...
 
     def cancel(self, key: AttemptKey) -> None:
-        """The outcome becomes Canceled at latest one batch later; an unknown key is ignored."""
+        """The outcome becomes Canceled one batch later at the latest, or when an engine that is stuck in it ends; an unknown key is ignored."""

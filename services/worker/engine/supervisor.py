@@ -1,6 +1,7 @@
 """The front's side of the engine: starts the child, talks to it, starts another when it dies.
 
-Invariant: every run that began ends in exactly one outcome, also when the child is killed in the middle of it.
+Invariants: every run that began ends in exactly one outcome, also when the child is killed in the middle of it; a child
+gets no run before it is ready, so that one that cannot start costs nobody an attempt.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from services.worker.work import (
     EngineState,
     Failed,
     Report,
+    StageChanged,
     Work,
 )
 
@@ -45,18 +47,29 @@ log = structlog.get_logger()
 
 _CRASHED = "The engine process ended in the middle of the job ({how}). The worker starts it again; try the job again."
 _STOPPED = "The worker stopped while the job was running. Try the job again."
+_TROUBLE = (
+    "The engine cannot be started ({how}). The worker goes on trying, and takes no jobs meanwhile: look for the cause in"
+    " its log, and check WORKER_MODEL, WORKER_DEVICE and the memory that is free."
+)
+_STARTING = StageChanged("loading", "the engine is starting")
+_COMMAND = (sys.executable, "-m", "services.worker.engine")
+
+STARTS_ALLOWED = 2
+"""Children in a row that may end without having become ready before the engine is in trouble."""
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """Seconds. A child that does not answer a ping for ``ping_timeout`` hangs, and is killed.
+    """Seconds. A child that does not answer a ping for ``ping_timeout`` hangs, and is killed; so is one in which a run
+    goes on ``cancel_timeout`` after it was canceled, since nothing else gives its slot back.
 
-    The timeout is long, since loading a library may keep the interpreter busy. The bound of the pause before a
+    The timeouts are long, since loading a library may keep the interpreter busy, and a batch takes its time. The bound of the pause before a
     restart doubles from ``first_pause`` to ``longest_pause``, and starts anew once a child has lived for that long.
     """
 
     ping_interval: float = 10.0
     ping_timeout: float = 60.0
+    cancel_timeout: float = 300.0
     stop_timeout: float = 5.0
     first_pause: float = 0.5
     longest_pause: float = 30.0
@@ -69,6 +82,12 @@ class _Run:
     reports: asyncio.Queue[Report] = field(default_factory=asyncio.Queue)
     sent: bool = False
     canceled: bool = False
+    ended: bool = False
+    """Whether its outcome is known, read or not."""
+
+    def report(self, report: Report) -> None:
+        self.ended = self.ended or isinstance(report, Completed | Failed | Canceled)
+        self.reports.put_nowait(report)
 
 
 class Supervisor:
@@ -81,6 +100,9 @@ class Supervisor:
         self._state_changed = asyncio.Event()
         self._runs: dict[int, _Run] = {}
         self._last_run = 0
+        self._canceled_at: dict[int, float] = {}
+        self._was_ready = False
+        self._failed_starts = 0
         self._writer: asyncio.StreamWriter | None = None
         self._pong = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
@@ -123,15 +145,14 @@ class Supervisor:
         self._last_run += 1
         run = self._runs[self._last_run] = _Run(self._last_run, work)
         self._dispatch(run)
+        if not run.sent:
+            run.report(_STARTING)
         return self._reports(run)
 
     def cancel(self, key: AttemptKey) -> None:
         for run in self._runs.values():
-            if run.work.key == key and run.sent:
-                self._send(CancelWork(run.number))
-            elif run.work.key == key:
-                run.canceled = True
-                run.reports.put_nowait(Canceled())
+            if run.work.key == key:
+                self._cancel(run)
 
     async def _reports(self, run: _Run) -> AsyncIterator[Report]:
         ended = False
@@ -142,8 +163,7 @@ class Supervisor:
                 yield report
         finally:
             self._runs.pop(run.number, None)
-            if run.sent and not ended:
-                self._send(CancelWork(run.number))
+            self._cancel(run)
 
     # --- the life of a child
 
@@ -151,16 +171,27 @@ class Supervisor:
         backoff = Backoff(self._supervision.first_pause, self._supervision.longest_pause)
         while True:
             born = time.monotonic()
-            how = await self._live()
+            self._was_ready = False
+            try:
+                how = await self._live()
+            except Exception:  # a fault of one life is none of the next one's
+                log.exception("engine_supervision_failed")
+                how = "the worker could not follow it"
+            self._note_end(how)
             if time.monotonic() - born > self._supervision.longest_pause:
                 backoff.succeeded()
             pause = backoff.failed()
             log.error("engine_died", how=how, restart_seconds=round(pause, 2))
             await asyncio.sleep(pause)
 
+    def _note_end(self, how: str) -> None:
+        self._failed_starts = 0 if self._was_ready else self._failed_starts + 1
+        if self._failed_starts >= STARTS_ALLOWED:
+            self._set_state(replace(self._state, trouble=_TROUBLE.format(how=how)))
+
     async def _live(self) -> str:
         """Starts a child and serves it to its end; says how it ended."""
-        message = _STOPPED
+        message = _CRASHED.format(how="the worker could not follow it")
         try:
             child, reader = await self._spawn()
             async with asyncio.TaskGroup() as group:
@@ -170,7 +201,10 @@ class Supervisor:
             how = _how_ended(await self._ended(child))
             message = _CRASHED.format(how=how)
         except OSError as error:
-            return f"it cannot be started: {error}"
+            return f"no process: {error.strerror}"
+        except asyncio.CancelledError:
+            message = _STOPPED
+            raise
         finally:
             await self._bury(message)
         return how
@@ -178,7 +212,7 @@ class Supervisor:
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "services.worker.engine", "--fd", str(theirs.fileno())]
+            command = [*_COMMAND, "--fd", str(theirs.fileno())]
             try:
                 self._child = await asyncio.create_subprocess_exec(
                     *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL
@@ -188,8 +222,6 @@ class Supervisor:
                 raise
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self._send(Configure(self._settings))
-        for run in self._runs.values():
-            self._dispatch(run)
         return self._child, reader
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
@@ -199,17 +231,30 @@ class Supervisor:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case WorkReported(number, report):
+                if isinstance(report, Completed | Failed | Canceled):
+                    self._canceled_at.pop(number, None)
                 run = self._runs.get(number)
                 if run is not None:
-                    run.reports.put_nowait(report)
+                    run.report(report)
             case StateReported(state):
-                self._set_state(state)
+                self._take_over(state)
             case Pong():
                 self._pong.set()
+
+    def _take_over(self, state: EngineState) -> None:
+        """What waited for the child to be ready goes to it; until then the trouble that there was remains."""
+        self._set_state(state if state.ready else replace(state, trouble=self._state.trouble))
+        self._was_ready = self._was_ready or state.ready
+        for run in self._runs.values():
+            self._dispatch(run)
 
     async def _watch(self, child: asyncio.subprocess.Process) -> None:
         while True:
             await asyncio.sleep(self._supervision.ping_interval)
+            if self._is_stuck():
+                log.error("engine_stuck", seconds=self._supervision.cancel_timeout)
+                child.kill()
+                return
             self._pong.clear()
             self._send(Ping())
             try:
@@ -219,6 +264,16 @@ class Supervisor:
                 log.error("engine_hangs", seconds=self._supervision.ping_timeout)  # noqa: TRY400 - no fault of this code
                 child.kill()
                 return
+
+    def _is_stuck(self) -> bool:
+        """Whether a run goes on long after it was canceled, while the child answers: in a kernel, in a decoder.
+
+        No time counts while a model is loaded: a download may take long, and heeds no cancel.
+        """
+        now = time.monotonic()
+        if any(model.state == "loading" for model in self._state.models):
+            self._canceled_at = dict.fromkeys(self._canceled_at, now)
+        return any(now - canceled_at > self._supervision.cancel_timeout for canceled_at in self._canceled_at.values())
 
     async def _ended(self, child: asyncio.subprocess.Process) -> int:
         """Its exit status; a child that closed its pipe without ending is killed."""
@@ -235,6 +290,7 @@ class Supervisor:
         if writer is not None:
             writer.close()
         child, self._child = self._child, None
+        self._canceled_at.clear()
         self._end_runs(message, [run for run in self._runs.values() if run.sent])
         self._set_state(replace(self._state, ready=False, models=catalog.initial_states(self._settings)))
         if child is not None and child.returncode is None:
@@ -244,9 +300,20 @@ class Supervisor:
     # --- small things
 
     def _dispatch(self, run: _Run) -> None:
-        if self._writer is not None and not run.sent and not run.canceled:
+        if self._state.ready and not run.sent and not run.canceled:
             run.sent = True
             self._send(RunWork(run.number, run.work))
+
+    def _cancel(self, run: _Run) -> None:
+        """Nothing to do where the outcome is known: the child has no such run any more."""
+        if run.ended:
+            return
+        run.canceled = True
+        if run.sent:
+            self._canceled_at.setdefault(run.number, time.monotonic())
+            self._send(CancelWork(run.number))
+        else:
+            run.report(Canceled())
 
     def _send(self, message: ToEngine) -> None:
         """Never waits; what a dying child no longer reads is answered for when its end is seen."""
@@ -255,7 +322,8 @@ class Supervisor:
 
     def _end_runs(self, message: str, runs: list[_Run]) -> None:
         for run in runs:
-            run.reports.put_nowait(Failed("ENGINE_CRASHED", message))
+            if not run.ended:
+                run.report(Canceled() if run.canceled else Failed("ENGINE_CRASHED", message))
 
     def _set_state(self, state: EngineState) -> None:
         if state != self._state:
