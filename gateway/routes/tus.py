@@ -19,6 +19,7 @@ from aiohttp import web
 
 from gateway.controller import Controller, UploadStream
 from gateway.endpoints import UPLOAD_ID, Endpoint
+from gateway.errors import RETRY_SECONDS
 from gateway.metrics import Metrics
 from gateway.sessions import owner_of
 from services.contract.errors import Reason, ServiceError
@@ -123,6 +124,9 @@ class TusRoutes:
     async def tell(self, request: web.Request) -> web.Response:
         _check_version(request)
         upload = await self._controller.get_upload(owner_of(request), request.match_info["upload_id"], settle=True)
+        if 0 < upload.size_bytes == upload.committed_bytes and not upload.complete:
+            # A client takes the last offset for the end of it, which comes only after the content was checked.
+            return web.Response(status=503, headers={"Retry-After": str(RETRY_SECONDS)})
         name = base64.b64encode(upload.filename.encode()).decode()
         headers = {"Upload-Offset": str(upload.committed_bytes), "Upload-Metadata": f"filename {name}"}
         if upload.size_bytes:

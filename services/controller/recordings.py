@@ -1,6 +1,7 @@
 """Uploads: begun, written in one or many streams, probed when whole, removed when nothing needs them.
 
-Invariant: what was synced is never asked for again. A whole upload is sealed in the store before its file becomes a
+Invariants: what was synced is never asked for again. An upload that has all bytes is finished whether or not the stream
+that brought the last one lives: whoever asks, or the next sweep, sees to it. A whole upload is sealed in the store before its file becomes a
 blob, so that a process that dies between the two is gone on from, and no blob is without an upload for long.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -18,6 +20,7 @@ import structlog
 from services.contract.errors import Reason, ServiceError
 from services.contract.filenames import safe_filename
 from services.contract.limits import MEGABYTE
+from services.controller.finishes import Finishes
 from services.controller.jobs import Owner, UploadId
 from services.controller.prober import AudioProber
 from services.controller.store.protocol import Store, Upload
@@ -36,9 +39,12 @@ ORPHAN_SECONDS = 6 * 3600.0
 """How long one process sees a blob that no upload names before it removes it. Only what dies while it removes one leaves
 any; and a controller that was started on another database by mistake takes nothing away before somebody notices."""
 
+FINISH_WAIT_SECONDS = 4.0
+"""How long who asks for an upload waits for its finish: well below the time that callers give a call."""
+
 
 class Recordings:
-    """``max_bytes`` bounds one recording."""
+    """``max_bytes`` bounds one recording. Whoever made it closes it, before the store and the prober."""
 
     def __init__(self, store: Store, blobs: BlobFolder, prober: AudioProber, max_bytes: int) -> None:
         self._store = store
@@ -46,8 +52,14 @@ class Recordings:
         self._prober = prober
         self._max_bytes = max_bytes
         self._turns = Turns()
+        # A finish is begun by who has the upload's turn, or while nobody has; who takes the turn waits for its end.
+        self._finishes = Finishes()
         self._keeping = asyncio.Lock()  # else a blob could be removed that another upload has just found there
         self._orphans: dict[str, float] = {}  # digest -> when it was first seen, in seconds since the epoch
+
+    async def close(self) -> None:
+        """Ends what is being finished; the next process goes on with it."""
+        await self._finishes.close()
 
     async def create(self, owner: Owner, filename: str, size_bytes: int, request_id: str, sha256: str = "") -> Upload:
         """The upload of that request; complete at once where the owner has that content already.
@@ -94,13 +106,20 @@ class Recordings:
         return upload
 
     async def settled(self, owner: Owner, upload_id: UploadId) -> Upload:
-        """As `owned`, once what writes it has ended and all that arrived is synced."""
+        """As `owned`, once what writes it has ended and all that arrived is synced.
+
+        Where that is all of it, also once it is finished, or after FINISH_WAIT_SECONDS: it is not complete then.
+        """
         await self.owned(owner, upload_id)
         await self._turns.settle(upload_id)
         upload = await self.owned(owner, upload_id)
         if not upload.sealed and upload_id not in self._turns:
             await self._blobs.settle(upload_id)
-        return upload
+        self._finish_if_whole(upload)
+        if upload_id not in self._finishes:
+            return upload
+        await self._finishes.wait(upload_id, FINISH_WAIT_SECONDS)
+        return await self.owned(owner, upload_id)
 
     async def of_content(self, owner: Owner, sha256: str) -> list[Upload]:
         """The owner's complete ones, oldest first."""
@@ -118,18 +137,25 @@ class Recordings:
         Raises NOT_FOUND, UPLOAD_BUSY (or takes over), UPLOAD_OFFSET_MISMATCH, STREAM_TAKEN_OVER.
         """
         await self.owned(owner, upload_id)
+        await self._finishes.wait(upload_id)
         async with self._turns.take(upload_id, take_over) as turn:
+            await self._finishes.wait(upload_id)
             upload = await self.owned(owner, upload_id)  # as it is now that nobody else writes it
             file = PartialFile(self._blobs.partial_path(upload.id))
             if not upload.sealed:
                 await file.open(offset)
             elif offset != upload.size_bytes:
                 raise ServiceError(Reason.UPLOAD_OFFSET_MISMATCH, "All bytes of the upload are already there.")
+            writer = UploadWriter(self, upload, file, turn)
             try:
-                yield UploadWriter(self, upload, file, turn)
+                yield writer
             finally:
                 turn.hold()
-                await file.close()
+                try:
+                    await file.close()
+                finally:
+                    if not writer.finishing:
+                        self._begin_finish_if_whole(upload)
                 log.info("upload_stream_ended", upload_id=upload.id, offset=offset, bytes=max(file.size - offset, 0))
 
     def _check_size(self, size_bytes: int) -> None:
@@ -149,14 +175,54 @@ class Recordings:
             await self._drop(upload)
             raise
 
-    async def complete(self, upload: Upload, file: PartialFile, expected_sha256: str) -> Upload:
-        """Verifies and probes what was written, and keeps it; done again, it goes on from where it was.
+    def begin_finish(self, upload: Upload, file: PartialFile, expected_sha256: str) -> None:
+        """Has what was written verified, probed and kept; done again, it goes on from where it was. ``file`` is
+        closed, and the caller has the turn."""
+        self._finishes.begin(upload.id, partial(self._finish, upload.id, file, expected_sha256))
 
-        Raises UPLOAD_INCOMPLETE; UPLOAD_DIGEST_MISMATCH and AUDIO_INVALID, and drops it then.
-        """
+    async def finished(self, upload: Upload) -> Upload:
+        """What has begun. Raises UPLOAD_INCOMPLETE; UPLOAD_DIGEST_MISMATCH and AUDIO_INVALID, and it is dropped then;
+        NOT_FOUND where its file is gone."""
+        return await self._finishes.result(upload.id)
+
+    def _finish_if_whole(self, upload: Upload) -> None:
+        """Begins what a stream should have begun that is gone."""
+        if upload.id not in self._turns:
+            self._begin_finish_if_whole(upload)
+
+    def _begin_finish_if_whole(self, upload: Upload) -> None:
+        if not upload.complete and self._is_whole(upload):
+            self._finishes.begin(upload.id, partial(self._finish, upload.id))
+
+    def _is_whole(self, upload: Upload) -> bool:
+        """Where it is known how large it must become."""
+        return upload.sealed or 0 < upload.declared_bytes == self.committed(upload)
+
+    async def _finish(
+        self, upload_id: UploadId, written: PartialFile | None = None, expected_sha256: str = ""
+    ) -> Upload:
+        """``written`` is what a stream wrote; without it, what is on the disk counts. Raises as `finished`."""
+        upload = await self._store.get_upload(upload_id)
+        if upload is None:
+            raise ServiceError(Reason.NOT_FOUND, "The upload was removed.")
         if upload.complete:
             return upload
-        return await self._keep(upload if upload.sealed else await self._seal(upload, file, expected_sha256))
+        if not upload.sealed:
+            upload = await self._seal(upload, written or await self._found(upload_id), expected_sha256)
+        try:
+            return await self._keep(upload)
+        except FileNotFoundError:
+            log.error("upload_lost", upload_id=upload_id, reason="its file is gone from the disk")  # noqa: TRY400
+            await self._drop(upload)
+            raise ServiceError(Reason.NOT_FOUND, "The upload's file is gone.") from None
+
+    async def _found(self, upload_id: UploadId) -> PartialFile:
+        """What other streams left on the disk, synced and closed."""
+        path = self._blobs.partial_path(upload_id)
+        file = PartialFile(path)
+        await file.open(committed_bytes(path))
+        await file.close()
+        return file
 
     async def _seal(self, upload: Upload, file: PartialFile, expected_sha256: str) -> Upload:
         if file.size < upload.declared_bytes:
@@ -194,6 +260,7 @@ class Recordings:
         """False, and nothing done, while a job uses it. Whoever writes it is ended."""
         async with self._turns.take(upload.id, take_over=True) as turn:
             turn.hold()
+            await self._finishes.wait(upload.id)
             now = await self._store.get_upload(upload.id)  # whoever wrote it may have come to its end
             if now is None:
                 return True
@@ -221,31 +288,27 @@ class Recordings:
                 log.info("upload_dropped", upload_id=upload.id, reason="no job used it")
         await self._sweep_orphans(now)
         for upload in uploads:  # last: what came before may have made the room that this needs
-            if upload.sealed and upload.id not in self._turns:
-                await self._keep_or_drop(upload)
+            self._finish_if_whole(upload)
+            await self._finishes.wait(upload.id)
 
     async def _sweep_unfinished(self, uploads: Sequence[Upload], now: float) -> None:
         for upload in uploads:
             partial = self._blobs.partial_path(upload.id)
             touched = partial.stat().st_mtime if partial.exists() else upload.created_at.timestamp()
-            if upload.id not in self._turns and now - touched > UNFINISHED_SECONDS:
+            if self._is_whole(upload) or upload.id in self._turns:
+                continue
+            if now - touched > UNFINISHED_SECONDS:
                 await self._drop_unfinished(upload.id)
 
     async def _drop_unfinished(self, upload_id: UploadId) -> None:
         """Unless somebody went on with it after all, until this moment; nobody does from here on."""
         async with self._turns.take(upload_id, take_over=True) as turn:
             turn.hold()
+            await self._finishes.wait(upload_id)
             upload = await self._store.get_upload(upload_id)
             if upload is not None and not upload.sealed:
                 await self._drop(upload)
                 log.info("upload_dropped", upload_id=upload_id, reason="nobody went on with it")
-
-    async def _keep_or_drop(self, sealed: Upload) -> None:
-        try:
-            await self._keep(sealed)
-        except FileNotFoundError:
-            log.error("upload_lost", upload_id=sealed.id, reason="its file is gone from the disk")  # noqa: TRY400
-            await self._drop(sealed)
 
     async def _sweep_orphans(self, now: float) -> None:
         orphans = await self._blobs.digests() - await self._store.blobs_in_use()
@@ -273,17 +336,22 @@ class UploadWriter:
         self._file = file
         self._turn = turn
         self.upload = upload
+        self.finishing = False
 
     async def append(self, data: bytes) -> None:
         await self._recordings.check_grown(self.upload, self._file.size + len(data))
         await self._file.append(data)
 
     async def complete(self, expected_sha256: str) -> None:
-        """Nobody takes over from here on: who comes now waits for the end."""
+        """Nobody takes over from here on: who comes now waits for the end, which comes also when this is canceled."""
         self._turn.hold()
-        await self._file.sync()
+        await self._file.close()
+        if self.upload.complete:
+            return
+        self.finishing = True
+        self._recordings.begin_finish(self.upload, self._file, expected_sha256)
         self._turn.settled.set()
-        self.upload = await self._recordings.complete(self.upload, self._file, expected_sha256)
+        self.upload = await self._recordings.finished(self.upload)
 
 
 def _differ(first: object, second: object) -> bool:

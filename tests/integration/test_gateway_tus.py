@@ -148,16 +148,36 @@ async def test_complete_uploads_are_found_by_their_content(setup: Setup) -> None
         assert (await other.get(f"/api/uploads?sha256={DIGEST}"))[1] == {"uploads": []}
 
 
-async def test_a_finish_that_was_cut_is_done_by_no_bytes_at_the_end(setup: Setup) -> None:
-    location = await begin(setup.browser)
+async def all_there_but_not_finished(setup: Setup, **more: str) -> str:
+    """What a crash before the finish leaves."""
+    location = await begin(setup.browser, **more)
     upload = setup.fake.uploads[location.rpartition("/")[2]]
     await patch(setup.browser, location, 0, CONTENT[:-1])
-    upload.written, upload.message.committed_bytes = len(CONTENT), len(CONTENT)  # what a crash before the finish leaves
+    upload.written, upload.message.committed_bytes = len(CONTENT), len(CONTENT)
     upload.digest.update(CONTENT[-1:])
-    assert (await tell(setup.browser, location)).offset == len(CONTENT)
+    return location
+
+
+async def test_a_finish_that_was_cut_is_done_by_no_bytes_at_the_end(setup: Setup) -> None:
+    location = await all_there_but_not_finished(setup)
     answer = await patch(setup.browser, location, len(CONTENT), b"")
     assert (answer.status, answer.offset) == (204, len(CONTENT))
     assert (await shown(setup.browser, location))["complete"]
+
+
+async def test_the_last_offset_is_told_of_a_complete_upload_only(setup: Setup) -> None:
+    location = await all_there_but_not_finished(setup)
+    setup.fake.finishes = False  # it takes longer than anybody waits
+    answer = await tell(setup.browser, location)
+    assert (answer.status, answer.headers["Retry-After"], "Upload-Offset" in answer.headers) == (503, "5", False)
+    setup.fake.finishes = True
+    assert (await tell(setup.browser, location)).offset == len(CONTENT)
+    assert (await shown(setup.browser, location))["complete"]
+
+
+async def test_an_upload_that_was_refused_after_a_cut_is_gone_for_who_asks(setup: Setup) -> None:
+    location = await all_there_but_not_finished(setup, sha256="ab" * 32)
+    assert (await tell(setup.browser, location)).status == 404
 
 
 async def test_what_arrived_before_a_cut_counts_and_is_not_sent_again(setup: Setup) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from services.contract.errors import Reason, ServiceError
+from services.controller import recordings as recordings_module
 from services.controller.jobs import ExecutionMode, Job, JobId, JobUpdate, Options, Owner, Recording, UploadId, changed
 from services.controller.prober import AudioProber
 from services.controller.recordings import Recordings
@@ -95,7 +96,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     prober = FakeProber()
     prober.gate.set()
     recordings = Recordings(store, BlobFolder(tmp_path / "blobs"), cast(AudioProber, prober), 1 << 20)
-    yield Desk(tmp_path, store, prober, recordings)
+    made = Desk(tmp_path, store, prober, recordings)
+    yield made
+    await made.recordings.close()
     await store.close()
 
 
@@ -113,7 +116,6 @@ async def test_an_upload_in_pieces_becomes_a_blob(desk: Desk) -> None:
     for start in range(0, len(CONTENT), 9999):
         upload = await desk.write(upload, start, CONTENT[start : start + 9999])
         assert desk.recordings.committed(upload) == min(start + 9999, len(CONTENT))
-    assert not upload.sealed
     whole = await desk.write(upload, len(CONTENT), b"", finish=True)
     assert (whole.complete, whole.sha256, whole.size_bytes, whole.duration_seconds) == (
         True,
@@ -204,7 +206,10 @@ async def test_a_newer_stream_takes_over_and_what_the_old_one_took_is_synced(des
     assert (await desk.write(upload, 5000, CONTENT[5000:], finish=True)).complete
 
 
-async def test_who_comes_while_it_is_finished_waits_for_the_end_of_it(desk: Desk) -> None:
+async def test_who_comes_while_it_is_finished_waits_for_the_end_of_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings_module, "FINISH_WAIT_SECONDS", 0.01)
     upload = await desk.begin()
     desk.prober.gate.clear()
     finishing = asyncio.ensure_future(desk.write(upload, 0, CONTENT, finish=True))
@@ -249,10 +254,10 @@ class Died(BaseException):
 STEPS = ("seal", "adopt before", "adopt after", "complete")
 
 
-@pytest.mark.parametrize("by_sweep", [False, True])
+@pytest.mark.parametrize("by", ["a question", "a sweep", "a stream"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_death_between_any_two_steps_of_a_finish_loses_nothing(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, by_sweep: bool
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, by: str
 ) -> None:
     upload = await desk.begin()
     save, adopt = SqlStore.save_upload, blobs.BlobFolder.adopt
@@ -276,11 +281,13 @@ async def test_a_death_between_any_two_steps_of_a_finish_loses_nothing(
         with pytest.raises(Died):
             await desk.write(upload, 0, CONTENT, finish=True)
     desk.again()
-    told = await desk.recordings.settled(ALICE, upload.id)
-    assert (desk.recordings.committed(told), told.complete) == (len(CONTENT), False)
-    if by_sweep:
-        await desk.recordings.sweep(time.time() + 2 * DAY if step != "seal" else time.time())
-    whole = await desk.write(upload, len(CONTENT), b"", finish=True)
+    if by == "a question":
+        whole = await desk.recordings.settled(ALICE, upload.id)
+    elif by == "a sweep":
+        await desk.recordings.sweep(time.time() + 2 * DAY)
+        whole = await desk.now(upload)
+    else:
+        whole = await desk.write(upload, len(CONTENT), b"", finish=True)
     assert (whole.complete, whole.sha256, whole.size_bytes) == (True, DIGEST, len(CONTENT))
     assert desk.blobs.path(DIGEST).read_bytes() == CONTENT
     assert not desk.blobs.partial_path(upload.id).exists()
@@ -291,6 +298,79 @@ async def test_a_sealed_upload_whose_file_is_gone_is_dropped(desk: Desk) -> None
     await desk.store.save_upload(replace(upload, sha256=DIGEST, size_bytes=7))
     await desk.recordings.sweep(time.time())
     assert await desk.gone(upload)
+
+
+# --- a client that goes away while it is finished
+
+
+async def cut_while_finishing(desk: Desk, upload: Upload, content: bytes = CONTENT) -> None:
+    """Leaves the prober's gate shut: what is finished stands there."""
+    desk.prober.gate.clear()
+    stream = asyncio.ensure_future(desk.write(upload, 0, content, finish=True))
+    await eventually(lambda: desk.prober.asked == 1)
+    stream.cancel()
+    await asyncio.wait([stream])
+    assert stream.cancelled()
+
+
+async def test_a_finish_goes_on_when_its_client_is_gone_and_is_done_once(desk: Desk) -> None:
+    upload = await desk.begin()
+    await cut_while_finishing(desk, upload)
+    joined = [asyncio.ensure_future(desk.write(upload, len(CONTENT), b"", finish=True))]
+    joined += [asyncio.ensure_future(desk.recordings.settled(ALICE, upload.id)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    desk.prober.gate.set()
+    for whole in await asyncio.gather(*joined):
+        assert (whole.complete, whole.sha256) == (True, DIGEST)
+    assert desk.prober.asked == 1
+
+
+async def test_the_last_byte_is_enough_where_the_stream_ends_before_it_says_so(desk: Desk) -> None:
+    upload = await desk.begin()
+    await desk.write(upload, 0, CONTENT)
+    await eventually(lambda: desk.prober.asked == 1)
+    assert (await desk.recordings.settled(ALICE, upload.id)).complete
+    assert desk.prober.asked == 1
+
+
+async def test_who_asks_waits_a_while_for_the_finish_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings_module, "FINISH_WAIT_SECONDS", 0.01)
+    upload = await desk.begin()
+    await cut_while_finishing(desk, upload)
+    told = await desk.recordings.settled(ALICE, upload.id)
+    assert (desk.recordings.committed(told), told.complete) == (len(CONTENT), False)
+
+
+@pytest.mark.parametrize(("content", "digest"), [(b"not audio", ""), (b"x" * 9, DIGEST)])
+async def test_content_that_is_refused_after_a_cut_is_gone_for_who_asks(
+    desk: Desk, content: bytes, digest: str
+) -> None:
+    upload = await desk.begin(size_bytes=len(content), sha256=digest)
+    await desk.write(upload, 0, content[:-1])
+    with desk.blobs.partial_path(upload.id).open("ab") as file:
+        file.write(content[-1:])  # as a process leaves it that dies after the last byte
+    desk.again()
+    assert await refused(desk.recordings.settled(ALICE, upload.id)) is Reason.NOT_FOUND
+    assert await desk.gone(upload)
+
+
+async def test_a_sweep_finishes_what_has_all_its_bytes_however_old(desk: Desk) -> None:
+    upload = await desk.begin()
+    desk.blobs.partial_path(upload.id).parent.mkdir(parents=True)
+    desk.blobs.partial_path(upload.id).write_bytes(CONTENT)
+    await desk.recordings.sweep(time.time() + 3 * DAY)
+    assert (await desk.now(upload)).complete
+
+
+async def test_closing_ends_a_finish_which_the_next_process_goes_on_with(desk: Desk) -> None:
+    upload = await desk.begin()
+    await cut_while_finishing(desk, upload)
+    await desk.recordings.close()
+    assert not (await desk.now(upload)).complete
+    desk.again()
+    desk.prober.gate.set()
+    await desk.recordings.sweep(time.time())
+    assert (await desk.now(upload)).complete
 
 
 # --- removed when nothing needs them
