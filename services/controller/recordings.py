@@ -79,9 +79,54 @@ class Recordings:
         )
         async with self._keeping:
             upload = await self._store.create_upload(await self._with_known_content(begun))
-        if _differ(upload.declared_bytes, size_bytes) or _differ(upload.declared_sha256, sha256):
-            raise ServiceError(Reason.INVALID_REQUEST, "The requestId belongs to another upload: its content differs.")
-        return upload
+        if upload.id == begun.id:
+            return upload
+        try:
+            return await self._gone_on_with(upload, size_bytes, sha256)
+        except ServiceError as error:
+            if error.reason is not Reason.NOT_FOUND:
+                raise
+        return await self.create(owner, filename, size_bytes, request_id, sha256)  # it was refused, or removed just now
+
+    async def _gone_on_with(self, upload: Upload, size_bytes: int, sha256: str) -> Upload:
+        """The upload of an earlier call of the request, settled. Raises INVALID_REQUEST, NOT_FOUND."""
+        async with self._turns.take(upload.id, take_over=True) as turn:
+            turn.hold()
+            await self._finishes.wait(upload.id)
+            known = await self.owned(upload.owner, upload.id)
+            if self._is_other(known, size_bytes, sha256):
+                raise ServiceError(
+                    Reason.INVALID_REQUEST, "The requestId belongs to another upload: its content differs."
+                )
+            await self._save_declared(known, size_bytes, sha256)
+        return await self.settled(upload.owner, upload.id)
+
+    def _is_other(self, known: Upload, size_bytes: int, sha256: str) -> bool:
+        """Whether what is known of an upload, declared or there, cannot become what is declared now."""
+        return (
+            _differ(known.size_bytes or known.declared_bytes, size_bytes)
+            or _differ(known.sha256 or known.declared_sha256, sha256)
+            or 0 < size_bytes < self.committed(known)
+        )
+
+    async def _save_declared(self, known: Upload, size_bytes: int, sha256: str) -> None:
+        """What came later than the first call, so that it is held to as well; and that a file is gone, if it is."""
+        now = known
+        async with self._keeping:
+            if known.complete and not self._blobs.has(known.sha256):
+                log.error("upload_lost", upload_id=known.id, reason="its file is gone from the disk; it is sent again")
+                now = replace(
+                    known, complete=False, completed_at=None, sha256="", size_bytes=0, duration_seconds=0.0,
+                    declared_bytes=known.size_bytes, declared_sha256=known.sha256,
+                )  # fmt: skip
+            elif not known.sealed:
+                now = replace(
+                    known,
+                    declared_bytes=known.declared_bytes or size_bytes,
+                    declared_sha256=known.declared_sha256 or sha256,
+                )
+            if now != known:
+                await self._store.save_upload(now)
 
     async def _with_known_content(self, begun: Upload) -> Upload:
         if not begun.declared_sha256:

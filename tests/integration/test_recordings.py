@@ -171,6 +171,55 @@ async def test_the_same_request_must_mean_the_same_content(desk: Desk) -> None:
     assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
 
 
+async def test_what_a_repeated_request_declares_first_is_held_to(desk: Desk) -> None:
+    upload = await desk.begin("r", sha256="", size_bytes=0)
+    assert await desk.begin("r") == replace(upload, declared_sha256=DIGEST, declared_bytes=len(CONTENT))
+    assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
+    assert await refused(desk.write(upload, 0, b"x" * len(CONTENT), finish=True)) is Reason.UPLOAD_DIGEST_MISMATCH
+
+
+async def test_what_a_repeated_request_declares_late_must_be_what_was_sent(desk: Desk) -> None:
+    whole = await desk.whole("r", sha256="", size_bytes=0)
+    assert await desk.begin("r") == whole
+    assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
+    assert await refused(desk.begin("r", size_bytes=7)) is Reason.INVALID_REQUEST
+    assert await desk.now(whole) == whole
+
+
+async def test_a_request_whose_upload_is_refused_meanwhile_begins_another(desk: Desk) -> None:
+    upload = await desk.begin("r", sha256="", size_bytes=9)
+    await cut_while_finishing(desk, upload, b"not audio")
+    again = asyncio.ensure_future(desk.begin("r", sha256="", size_bytes=9))
+    desk.prober.gate.set()
+    assert (await again).id != upload.id
+    assert await desk.gone(upload)
+
+
+async def test_a_complete_upload_whose_file_is_gone_is_sent_again(desk: Desk) -> None:
+    whole = await desk.whole("r", sha256="")
+    desk.blobs.path(DIGEST).unlink()
+    again = await desk.begin("r", sha256="")
+    assert (again.id, again.complete, desk.recordings.committed(again)) == (whole.id, False, 0)
+    whole = await desk.write(again, 0, CONTENT, finish=True)
+    assert whole.complete
+    assert desk.blobs.path(DIGEST).read_bytes() == CONTENT
+
+
+async def test_a_repeated_request_tells_an_offset_that_stays(desk: Desk) -> None:
+    upload, took = await desk.begin("r"), asyncio.Event()
+
+    async def stands_still() -> None:
+        async with desk.recordings.writing(ALICE, upload.id, 0) as writer:
+            await writer.append(CONTENT[:5000])
+            took.set()
+            await asyncio.Event().wait()
+
+    old = asyncio.ensure_future(stands_still())
+    await took.wait()
+    assert desk.recordings.committed(await desk.begin("r")) == 5000
+    assert await refused(old) is Reason.STREAM_TAKEN_OVER
+
+
 async def test_content_that_is_there_need_not_be_sent_by_the_same_owner(desk: Desk) -> None:
     first = await desk.whole()
     second = await desk.begin("r")
