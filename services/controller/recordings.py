@@ -8,7 +8,8 @@ blob, so that a process that dies between the two is gone on from, and no blob i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +33,9 @@ log = structlog.get_logger()
 UNFINISHED_SECONDS = 24 * 3600.0
 """How long an upload that nobody goes on with is kept."""
 
+UNSEEN_SECONDS = 6 * 3600.0
+"""How long, of that, one process must have heard nothing of its client: a machine may have been off for the whole day."""
+
 UNUSED_SECONDS = 7 * 24 * 3600.0
 """How long a complete upload is kept that no job ever used: a batch submits at once, a person after a weekend."""
 
@@ -54,6 +58,8 @@ class Recordings:
         self._turns = Turns()
         # A finish is begun by who has the upload's turn, or while nobody has; who takes the turn waits for its end.
         self._finishes = Finishes()
+        self._written: dict[UploadId, PartialFile] = {}  # by the streams that have the turn
+        self._seen: dict[UploadId, float] = {}  # unfinished -> when a client was here, or a sweep saw it first
         self._keeping = asyncio.Lock()  # else a blob could be removed that another upload has just found there
         self._orphans: dict[str, float] = {}  # digest -> when it was first seen, in seconds since the epoch
 
@@ -150,16 +156,22 @@ class Recordings:
             raise ServiceError(Reason.NOT_FOUND, "There is no such upload in this session.")
         return upload
 
+    async def synced(self, owner: Owner, upload_id: UploadId) -> Upload:
+        """As `owned`, once all that is there is synced, where no stream writes it: see `told`."""
+        upload = await self.owned(owner, upload_id)
+        self._seen[upload_id] = time.time()
+        if not upload.sealed and upload_id not in self._turns:
+            await self._blobs.settle(upload_id)
+        return upload
+
     async def settled(self, owner: Owner, upload_id: UploadId) -> Upload:
-        """As `owned`, once what writes it has ended and all that arrived is synced.
+        """As `synced`, once what writes it has ended.
 
         Where that is all of it, also once it is finished, or after FINISH_WAIT_SECONDS: it is not complete then.
         """
         await self.owned(owner, upload_id)
         await self._turns.settle(upload_id)
-        upload = await self.owned(owner, upload_id)
-        if not upload.sealed and upload_id not in self._turns:
-            await self._blobs.settle(upload_id)
+        upload = await self.synced(owner, upload_id)
         self._finish_if_whole(upload)
         if upload_id not in self._finishes:
             return upload
@@ -170,8 +182,18 @@ class Recordings:
         """The owner's complete ones, oldest first."""
         return list(await self._store.uploads_of_content(owner, sha256))
 
+    async def told(self, upload: Upload) -> tuple[Upload, int]:
+        """As it is now, with its committed bytes. Raises NOT_FOUND."""
+        if not self.committed(upload):  # it may have been sealed, and its file renamed, since it was read
+            upload = await self.owned(upload.owner, upload.id)
+        return upload, self.committed(upload)
+
     def committed(self, upload: Upload) -> int:
-        return upload.size_bytes if upload.sealed else committed_bytes(self._blobs.partial_path(upload.id))
+        """What no crash takes away, where a stream writes it or `synced` was called."""
+        if upload.sealed:
+            return upload.size_bytes
+        written = self._written.get(upload.id)
+        return written.synced if written else committed_bytes(self._blobs.partial_path(upload.id))
 
     @asynccontextmanager
     async def writing(
@@ -187,11 +209,13 @@ class Recordings:
             await self._finishes.wait(upload_id)
             upload = await self.owned(owner, upload_id)  # as it is now that nobody else writes it
             file = PartialFile(self._blobs.partial_path(upload.id))
+            self._seen[upload_id] = time.time()
             if not upload.sealed:
                 await file.open(offset)
             elif offset != upload.size_bytes:
                 raise ServiceError(Reason.UPLOAD_OFFSET_MISMATCH, "All bytes of the upload are already there.")
             writer = UploadWriter(self, upload, file, turn)
+            self._written[upload_id] = file
             try:
                 yield writer
             finally:
@@ -199,6 +223,8 @@ class Recordings:
                 try:
                     await file.close()
                 finally:
+                    del self._written[upload_id]
+                    self._seen[upload_id] = time.time()
                     if not writer.finishing:
                         self._begin_finish_if_whole(upload)
                 log.info("upload_stream_ended", upload_id=upload.id, offset=offset, bytes=max(file.size - offset, 0))
@@ -325,25 +351,28 @@ class Recordings:
         """Removes uploads that were cut and never gone on with, complete ones that no job ever used, and what a
         process that died left of others; ``now`` is in seconds since the epoch."""
         uploads = await self._store.incomplete_uploads()
-        await self._sweep_unfinished([upload for upload in uploads if not upload.sealed], now)
+        self._seen = {upload.id: self._seen.get(upload.id, now) for upload in uploads}
+        for upload in uploads:
+            async with _logged(upload.id):
+                await self._sweep_unfinished(upload, now)
         for name in await self._blobs.idle_partials(UNFINISHED_SECONDS, now) - {upload.id for upload in uploads}:
             await self._blobs.discard_partial(name)
         for upload in await self._store.unused_uploads(datetime.fromtimestamp(now - UNUSED_SECONDS, UTC)):
-            if await self.remove(upload):
-                log.info("upload_dropped", upload_id=upload.id, reason="no job used it")
+            async with _logged(upload.id):
+                if await self.remove(upload):
+                    log.info("upload_dropped", upload_id=upload.id, reason="no job used it")
         await self._sweep_orphans(now)
         for upload in uploads:  # last: what came before may have made the room that this needs
             self._finish_if_whole(upload)
             await self._finishes.wait(upload.id)
 
-    async def _sweep_unfinished(self, uploads: Sequence[Upload], now: float) -> None:
-        for upload in uploads:
-            partial = self._blobs.partial_path(upload.id)
-            touched = partial.stat().st_mtime if partial.exists() else upload.created_at.timestamp()
-            if self._is_whole(upload) or upload.id in self._turns:
-                continue
-            if now - touched > UNFINISHED_SECONDS:
-                await self._drop_unfinished(upload.id)
+    async def _sweep_unfinished(self, upload: Upload, now: float) -> None:
+        if self._is_whole(upload) or upload.id in self._turns:
+            return
+        partial_file = self._blobs.partial_path(upload.id)
+        touched = partial_file.stat().st_mtime if partial_file.exists() else upload.created_at.timestamp()
+        if now - touched > UNFINISHED_SECONDS and now - self._seen.get(upload.id, now) > UNSEEN_SECONDS:
+            await self._drop_unfinished(upload.id)
 
     async def _drop_unfinished(self, upload_id: UploadId) -> None:
         """Unless somebody went on with it after all, until this moment; nobody does from here on."""
@@ -397,6 +426,15 @@ class UploadWriter:
         self._recordings.begin_finish(self.upload, self._file, expected_sha256)
         self._turn.settled.set()
         self.upload = await self._recordings.finished(self.upload)
+
+
+@asynccontextmanager
+async def _logged(upload_id: UploadId) -> AsyncIterator[None]:
+    """What fails with one upload is no reason to leave the others."""
+    try:
+        yield
+    except Exception:  # a full disk, a locked database: there is a next time
+        log.exception("upload_not_swept", upload_id=upload_id)
 
 
 def _differ(first: object, second: object) -> bool:

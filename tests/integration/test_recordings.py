@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -349,6 +351,33 @@ async def test_a_sealed_upload_whose_file_is_gone_is_dropped(desk: Desk) -> None
     assert await desk.gone(upload)
 
 
+async def test_what_is_told_is_synced_while_a_stream_writes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "PIECE_BYTES", 1000)
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:500])
+    path = desk.blobs.partial_path(upload.id)
+    async with desk.recordings.writing(ALICE, upload.id, 500) as writer:
+        await writer.append(CONTENT[500:5000])
+        await eventually(lambda: path.stat().st_size == 5000)
+        assert (await desk.recordings.told(upload))[1] == 500
+    assert (await desk.recordings.told(upload))[1] == 5000
+
+
+async def test_who_looks_at_what_a_killed_process_left_is_told_what_is_synced(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:500])
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    await desk.recordings.synced(ALICE, upload.id)
+    assert len(synced) == 1
+
+
+async def test_an_upload_that_is_finished_between_two_looks_is_told_as_it_is(desk: Desk) -> None:
+    seen = await desk.write(await desk.begin(), 0, CONTENT[:-1])
+    whole = await desk.write(seen, len(CONTENT) - 1, CONTENT[-1:], finish=True)
+    assert await desk.recordings.told(seen) == (whole, len(CONTENT))
+
+
 # --- a client that goes away while it is finished
 
 
@@ -436,6 +465,51 @@ async def test_uploads_that_nobody_goes_on_with_are_removed_after_a_day(desk: De
     await desk.recordings.sweep(time.time() + 25 * HOUR)
     assert await desk.gone(upload)
     assert desk.recordings.committed(upload) == 0
+
+
+async def test_a_day_that_the_machine_was_off_is_not_its_clients_fault(desk: Desk) -> None:
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:1000])
+    started = time.time() + 3 * DAY
+    for _ in range(2):  # each process waits anew
+        desk.again()
+        await desk.recordings.sweep(started)
+        await desk.recordings.sweep(started + 5 * HOUR)
+        assert not await desk.gone(upload)
+    await desk.recordings.sweep(started + 7 * HOUR)
+    assert await desk.gone(upload)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_an_upload_whose_client_asks_is_not_idle_though_nothing_comes(desk: Desk, begun: bool) -> None:
+    upload = await desk.begin()
+    await desk.store.save_upload(replace(upload, created_at=upload.created_at - 3 * timedelta(days=1)))
+    now = time.time()
+    await desk.recordings.sweep(now - 20 * HOUR)
+    if begun:
+        await desk.write(upload, 0, CONTENT[:1000])
+        os.utime(desk.blobs.partial_path(upload.id), (now - 3 * DAY, now - 3 * DAY))
+    await desk.recordings.settled(ALICE, upload.id)
+    await desk.recordings.sweep(now + 5 * HOUR)
+    assert not await desk.gone(upload)
+    await desk.recordings.sweep(now + 25 * HOUR)
+    assert await desk.gone(upload)
+
+
+async def test_one_upload_that_cannot_be_swept_leaves_the_others_to_be(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await desk.begin("1"), await desk.begin("2")
+    discard = BlobFolder.discard_partial
+
+    async def failing(self: BlobFolder, name: str) -> None:
+        if name == first.id:
+            raise OSError(5, "Input/output error")
+        await discard(self, name)
+
+    monkeypatch.setattr(BlobFolder, "discard_partial", failing)
+    await desk.recordings.sweep(time.time())
+    await desk.recordings.sweep(time.time() + 2 * DAY)
+    assert (await desk.gone(first), await desk.gone(second)) == (False, True)
 
 
 async def test_complete_uploads_that_no_job_used_are_removed_after_a_week(desk: Desk) -> None:
