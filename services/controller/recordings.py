@@ -367,7 +367,7 @@ class Recordings:
             await self._finishes.wait(upload.id)
 
     async def _sweep_unfinished(self, upload: Upload, now: float) -> None:
-        if self._is_whole(upload) or upload.id in self._turns:
+        if upload.sealed or upload.id in self._turns:
             return
         partial_file = self._blobs.partial_path(upload.id)
         touched = partial_file.stat().st_mtime if partial_file.exists() else upload.created_at.timestamp()

@@ -13,6 +13,9 @@ import pytest
 from bulkscribe.jobs.v1 import uploads_pb2 as uploads
 
 from services.contract.errors import Reason
+from services.controller import __main__ as controller
+from services.controller import recordings
+from services.controller.prober import AudioProber
 from services.runtime.errors import service_error
 from tests.integration.conftest import Client, running_controller, wav
 
@@ -107,6 +110,60 @@ async def test_a_stream_that_breaks_leaves_what_arrived(alone: Client) -> None:
     again = Stream(alone, upload, committed)
     await again.send(CONTENT[committed:])
     assert (await again.finish()).complete
+
+
+class SlowProber:
+    """Holds the answer back until the gate opens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.gate, self.probes = asyncio.Event(), asyncio.Event(), 0
+        answer = AudioProber.duration_seconds
+
+        async def held(prober: AudioProber, path: Path) -> float:
+            self.probes += 1
+            self.asked.set()
+            await self.gate.wait()
+            return await answer(prober, path)
+
+        monkeypatch.setattr(AudioProber, "duration_seconds", held)
+
+
+async def test_a_finish_that_is_cut_goes_on(alone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "FINISH_WAIT_SECONDS", 0.05)
+    slow, upload = SlowProber(monkeypatch), await begin(alone)
+    stream = Stream(alone, upload)
+    await stream.send(CONTENT)
+    finishing = asyncio.ensure_future(stream.finish())
+    await slow.asked.wait()
+    stream.call.cancel()
+    await asyncio.wait([finishing])
+    known = await told(alone, upload)
+    assert (known.committed_bytes, known.complete) == (len(CONTENT), False)
+    again = Stream(alone, upload, len(CONTENT), take_over=True)
+    await again.send(b"")
+    joined = asyncio.ensure_future(again.finish())
+    slow.gate.set()
+    assert (await joined).complete
+    assert (await told(alone, upload)).complete
+    assert slow.probes == 1
+
+
+async def test_a_controller_that_stops_ends_a_finish_and_the_next_one_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(controller, "GRACE_SECONDS", 0.1)
+    with monkeypatch.context() as patched:
+        slow = SlowProber(patched)
+        async with running_controller(tmp_path) as client, asyncio.timeout(20):
+            upload = await begin(client)
+            stream = Stream(client, upload)
+            await stream.send(CONTENT)
+            finishing = asyncio.ensure_future(stream.finish())
+            await slow.asked.wait()
+    await asyncio.wait([finishing])
+    async with running_controller(tmp_path) as client:
+        assert (await told(client, upload)).complete
+    assert caplog.text == ""
 
 
 async def test_a_newer_stream_takes_over(alone: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
