@@ -29,8 +29,8 @@ async def serve(settings: GatewaySettings, kept: KeptKey, stopping: asyncio.Even
         log.warning(
             "gateway_key_not_kept",
             reason=kept.trouble,
-            what_to_do="set GATEWAY_SECRET_KEY, or GATEWAY_DATA_DIR to a folder that can be written; until then all "
-            "sessions end with this process",
+            what_to_do="set GATEWAY_SECRET_KEY, or GATEWAY_DATA_DIR to a folder that can be written and holds no key that "
+            "others can read; until then all sessions end with this process",
         )
     async with open_channel(settings.controller_address) as channel:
         controller = Controller(channel, settings.controller_token.get_secret_value())

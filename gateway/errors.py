@@ -61,7 +61,10 @@ _REFUSALS = {
     405: (Reason.INVALID_REQUEST, "This address does not take {method}; it takes {allowed}."),
     412: (Reason.INVALID_REQUEST, "Send the header Tus-Resumable: 1.0.0; no other version is spoken."),
     413: (Reason.INVALID_REQUEST, "The request body is too large; recordings go to POST /api/uploads."),
-    415: (Reason.INVALID_REQUEST, "The body must be of the type application/offset+octet-stream."),
+    415: (
+        Reason.INVALID_REQUEST,
+        "The body must be of the type application/offset+octet-stream, in no other encoding.",
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from gateway.controller import Controller, UploadStream
 from gateway.endpoints import UPLOAD_ID, Endpoint
+from gateway.errors import RETRY_SECONDS
 from gateway.metrics import Metrics
 from gateway.sessions import owner_of
 from services.contract.errors import Reason, ServiceError
@@ -46,7 +47,7 @@ _RESUMABLE = ("Tus-Resumable", f"The protocol's version, {VERSION}.")
 _LENGTH = ("Upload-Length", "Bytes of the whole recording.")
 _METADATA = (
     "Upload-Metadata",
-    "Keys and values in base64: filename (required), sha256 (checked at the end), requestId (the same again in the "
+    "Keys and values in base64: filename, sha256 (checked at the end), requestId (the same again in the "
     "same session gives the same upload).",
 )
 _METHOD = ("X-HTTP-Method-Override", "PATCH or DELETE.")
@@ -107,9 +108,16 @@ class TusRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         _check_version(request)
+        if request.headers.get("X-HTTP-Method-Override", "POST") != "POST":
+            raise ServiceError(
+                Reason.INVALID_REQUEST,
+                "X-HTTP-Method-Override is for an upload's own address; this one begins uploads.",
+            )
         length = self._length(request)
         metadata = _metadata(request.headers.get("Upload-Metadata", ""))
         sends = request.body_exists and request.content_type == CONTENT_TYPE
+        if sends:
+            _check_encoding(request)
         owner = owner_of(request)
         upload = await self._controller.create_upload(
             owner, metadata.filename, length, metadata.sha256, metadata.request_id
@@ -123,6 +131,9 @@ class TusRoutes:
     async def tell(self, request: web.Request) -> web.Response:
         _check_version(request)
         upload = await self._controller.get_upload(owner_of(request), request.match_info["upload_id"], settle=True)
+        if 0 < upload.size_bytes == upload.committed_bytes and not upload.complete:
+            # A client takes the last offset for the end of it, which comes only after the content was checked.
+            return web.Response(status=503, headers={"Retry-After": str(RETRY_SECONDS)})
         name = base64.b64encode(upload.filename.encode()).decode()
         headers = {"Upload-Offset": str(upload.committed_bytes), "Upload-Metadata": f"filename {name}"}
         if upload.size_bytes:
@@ -133,6 +144,7 @@ class TusRoutes:
         _check_version(request)
         if request.content_type != CONTENT_TYPE:
             raise web.HTTPUnsupportedMediaType
+        _check_encoding(request)
         offset = _number(request, "Upload-Offset")
         upload_id = request.match_info["upload_id"]
         upload = await self._controller.get_upload(owner_of(request), upload_id)
@@ -221,6 +233,12 @@ def _check_version(request: web.Request) -> None:
         raise web.HTTPPreconditionFailed
 
 
+def _check_encoding(request: web.Request) -> None:
+    """Offsets count the recording's bytes, and those of a body that is compressed are others."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType
+
+
 def _number(request: web.Request, name: str) -> int:
     value = request.headers.get(name, "")
     if not _NUMBER.fullmatch(value):
@@ -231,8 +249,6 @@ def _number(request: web.Request, name: str) -> int:
 def _metadata(header: str) -> Metadata:
     """Raises INVALID_REQUEST that names the key."""
     values = dict(_pair(pair) for pair in header.split(",") if pair.strip())
-    if not values.get("filename"):
-        raise ServiceError(Reason.INVALID_REQUEST, "Upload-Metadata has no filename (the name in base64).")
     sha256, request_id = values.get("sha256", "").lower(), values.get("requestId", "")
     if sha256 and not _DIGEST.fullmatch(sha256):
         raise ServiceError(Reason.INVALID_REQUEST, "sha256 of Upload-Metadata must be 64 hexadecimal digits.")
@@ -241,7 +257,7 @@ def _metadata(header: str) -> Metadata:
             Reason.INVALID_REQUEST,
             f"requestId of Upload-Metadata may have {LONGEST_REQUEST_ID} characters, none U+0000.",
         )
-    return Metadata(safe_filename(values["filename"]), sha256, request_id)
+    return Metadata(safe_filename(values.get("filename")), sha256, request_id)
 
 
 def _pair(text: str) -> tuple[str, str]:

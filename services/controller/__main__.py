@@ -64,7 +64,10 @@ async def _serve(settings: ControllerSettings, stopping: asyncio.Event) -> None:
             watchers = Watchers()
             stores = Stores(JobJournal(store, watchers), BlobFolder(settings.data_dir / "blobs"), clock)
             recordings = Recordings(store, stores.blobs, prober, settings.controller_max_upload_mb * MEGABYTE)
-            await _run(settings, stopping, stores, watchers, recordings)
+            try:
+                await _run(settings, stopping, stores, watchers, recordings)
+            finally:
+                await recordings.close()
             await store.write_wait_clock(clock.read())
 
 

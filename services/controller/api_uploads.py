@@ -24,7 +24,7 @@ class UploadApi(uploads_pb2_grpc.UploadServiceServicer):
         upload = await self._recordings.create(
             Owner(request.owner), request.filename, request.size_bytes, request.request_id, request.sha256
         )
-        return uploads_pb2.CreateUploadResponse(upload=self._message(upload))
+        return uploads_pb2.CreateUploadResponse(upload=await self._message(upload))
 
     async def WriteUpload(
         self, requests: AsyncIterator[uploads_pb2.WriteUploadRequest], context: Context
@@ -40,18 +40,18 @@ class UploadApi(uploads_pb2_grpc.UploadServiceServicer):
                     await writer.complete(request.finish.sha256)
                     break
                 await writer.append(request.data)
-        return uploads_pb2.WriteUploadResponse(upload=self._message(writer.upload))
+        return uploads_pb2.WriteUploadResponse(upload=await self._message(writer.upload))
 
     async def GetUpload(self, request: uploads_pb2.GetUploadRequest, context: Context) -> uploads_pb2.GetUploadResponse:
-        look = self._recordings.settled if request.settle else self._recordings.owned
+        look = self._recordings.settled if request.settle else self._recordings.synced
         upload = await look(Owner(request.owner), UploadId(request.upload_id))
-        return uploads_pb2.GetUploadResponse(upload=self._message(upload))
+        return uploads_pb2.GetUploadResponse(upload=await self._message(upload))
 
     async def ListUploads(
         self, request: uploads_pb2.ListUploadsRequest, context: Context
     ) -> uploads_pb2.ListUploadsResponse:
         uploads = await self._recordings.of_content(Owner(request.owner), request.sha256)
-        return uploads_pb2.ListUploadsResponse(uploads=[self._message(upload) for upload in uploads])
+        return uploads_pb2.ListUploadsResponse(uploads=[await self._message(upload) for upload in uploads])
 
     async def DeleteUpload(
         self, request: uploads_pb2.DeleteUploadRequest, context: Context
@@ -61,5 +61,5 @@ class UploadApi(uploads_pb2_grpc.UploadServiceServicer):
             raise ServiceError(Reason.UPLOAD_IN_USE)
         return uploads_pb2.DeleteUploadResponse()
 
-    def _message(self, upload: Upload) -> uploads_pb2.Upload:
-        return wire.upload_message(upload, self._recordings.committed(upload))
+    async def _message(self, upload: Upload) -> uploads_pb2.Upload:
+        return wire.upload_message(*await self._recordings.told(upload))

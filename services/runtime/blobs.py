@@ -41,6 +41,7 @@ class PartialFile:
         self._piece_size = 0
         self._writing: asyncio.Future[None] | None = None
         self._size = 0
+        self._synced = 0
         self._busy = threading.Lock()
 
     @property
@@ -48,8 +49,13 @@ class PartialFile:
         """Bytes taken so far, synced or not."""
         return self._size
 
+    @property
+    def synced(self) -> int:
+        """Bytes that no crash takes away."""
+        return self._synced
+
     async def open(self, offset: int) -> None:
-        """Goes on after ``offset`` bytes. Raises UPLOAD_OFFSET_MISMATCH."""
+        """Goes on after ``offset`` bytes, which are synced then. Raises UPLOAD_OFFSET_MISMATCH."""
         committed = committed_bytes(self._path)
         if offset != committed:
             raise ServiceError(
@@ -58,7 +64,7 @@ class PartialFile:
         with _storage_errors():
             self._file = await asyncio.to_thread(self._open)
         self._hash = None if offset else hashlib.sha256()
-        self._size = offset
+        self._size = self._synced = offset
 
     async def append(self, data: bytes) -> None:
         self._piece.append(data)
@@ -72,8 +78,10 @@ class PartialFile:
         await self._flush()
         await self._written()
         if self._file is not None:
+            size = self._size
             with _storage_errors():
                 await asyncio.to_thread(os.fdatasync, self._file.fileno())
+            self._synced = size
         return self._size
 
     async def digest(self) -> str:
@@ -107,8 +115,22 @@ class PartialFile:
             file.close()
 
     def _open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self._path.open("ab", buffering=0)
+        folder = self._path.parent
+        is_first, is_new = not folder.exists(), not self._path.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("ab", buffering=0)
+        try:
+            if is_new:  # once: what is synced of a file is lost with its name
+                sync_folder(folder)
+                if is_first:
+                    sync_folder(folder.parent)
+            else:  # a killed process may have written what lies in memory only
+                os.fdatasync(file.fileno())
+                os.utime(self._path)
+        except OSError:
+            file.close()
+            raise
+        return file
 
     async def _flush(self) -> None:
         await self._written()
@@ -169,7 +191,7 @@ class BlobFolder:
 
     async def settle(self, name: str) -> int:
         """Syncs a partial file that nobody writes: what a killed process had written may lie in memory only. Returns
-        its committed bytes."""
+        its committed bytes. It is no longer idle."""
         with _storage_errors():
             return await asyncio.to_thread(_settle, self.partial_path(name))
 
@@ -178,7 +200,7 @@ class BlobFolder:
         return await asyncio.to_thread(lambda: frozenset(path.name for path in self.folder.glob("??/*")))
 
     async def idle_partials(self, idle_seconds: float, now: float) -> frozenset[str]:
-        """The names of partial files that were last written so long before ``now``, in seconds since the epoch."""
+        """The names of partial files that were last written, or asked for, so long before ``now``, in seconds since the epoch."""
         return await asyncio.to_thread(_idle, self.folder / "partial", now - idle_seconds)
 
     def _adopt(self, partial: Path, blob: Path) -> Path:
@@ -200,7 +222,10 @@ def _require_room(file: BinaryIO, size: int) -> None:
 
 
 def committed_bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _file_digest(path: Path) -> str:
@@ -209,21 +234,31 @@ def _file_digest(path: Path) -> str:
 
 
 def _settle(path: Path) -> int:
-    if not path.exists():
+    try:
+        with path.open("rb") as file:
+            os.fdatasync(file.fileno())
+            os.utime(file.fileno())
+            return os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
         return 0
-    with path.open("rb") as file:
-        os.fdatasync(file.fileno())
-    return committed_bytes(path)
 
 
 def _idle(folder: Path, before: float) -> frozenset[str]:
     if not folder.exists():
         return frozenset()
-    return frozenset(path.name for path in folder.iterdir() if path.stat().st_mtime < before)
+    return frozenset(path.name for path in folder.iterdir() if 0 < _written_at(path) < before)
+
+
+def _written_at(path: Path) -> float:
+    """In seconds since the epoch; 0 for a file that was renamed or removed since it was listed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename inside the folder durable."""
+    """Makes a rename or a new file inside the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +66,8 @@ class StoredUpload:
 
 @dataclass
 class FakeController:
-    """``full`` and ``taking`` are switches for tests; ``canceled_writes`` counts streams that were cut."""
+    """``full``, ``taking`` and ``finishes`` (by itself, when somebody asks) are switches for tests; ``canceled_writes``
+    counts streams that were cut."""
 
     token: str | None = None
     jobs: dict[str, StoredJob] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class FakeController:
     )
     models: tuple[str, ...] = ("", "demo")
     full: bool = False
+    finishes: bool = True
     taking: asyncio.Event = field(default_factory=asyncio.Event)
     digest: bool = True
     canceled_writes: int = 0
@@ -271,6 +274,10 @@ class Uploads(uploads_pb2_grpc.UploadServiceServicer):
         stored = self._controller.upload_of(request.owner, request.upload_id)
         if request.settle:
             await self._controller.turns.settle(UploadId(request.upload_id))
+            if stored.written == stored.message.size_bytes and self._controller.finishes:
+                with suppress(ServiceError):
+                    self._finished(stored)
+                stored = self._controller.upload_of(request.owner, request.upload_id)
         return uploads.GetUploadResponse(upload=stored.message)
 
     async def ListUploads(self, request: uploads.ListUploadsRequest, context: Any) -> uploads.ListUploadsResponse:

@@ -13,6 +13,9 @@ import pytest
 from bulkscribe.jobs.v1 import uploads_pb2 as uploads
 
 from services.contract.errors import Reason
+from services.controller import __main__ as controller
+from services.controller import recordings
+from services.controller.prober import AudioProber
 from services.runtime.errors import service_error
 from tests.integration.conftest import Client, running_controller, wav
 
@@ -68,11 +71,12 @@ async def refusal(call: Any) -> Reason:
     return service_error(caught.value, Reason.CONTROLLER_UNREACHABLE).reason
 
 
-async def arrived(client: Client, upload: Any) -> None:
+async def arrived(folder: Path, upload: Any) -> None:
     """Until the controller has a stream's first bytes on the disk, which it does once there are enough of them, or at
-    its end."""
+    its end. It tells of them once they are synced."""
+    partial = folder / "data" / "blobs" / "partial" / upload.upload_id
     async with asyncio.timeout(20):
-        while (await told(client, upload, settle=False)).committed_bytes == 0:  # noqa: ASYNC110 - as a client sees it
+        while not partial.exists() or partial.stat().st_size == 0:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.01)
 
 
@@ -108,12 +112,66 @@ async def test_a_stream_that_breaks_leaves_what_arrived(alone: Client) -> None:
     assert (await again.finish()).complete
 
 
-async def test_a_newer_stream_takes_over(alone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+class SlowProber:
+    """Holds the answer back until the gate opens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.gate, self.probes = asyncio.Event(), asyncio.Event(), 0
+        answer = AudioProber.duration_seconds
+
+        async def held(prober: AudioProber, path: Path) -> float:
+            self.probes += 1
+            self.asked.set()
+            await self.gate.wait()
+            return await answer(prober, path)
+
+        monkeypatch.setattr(AudioProber, "duration_seconds", held)
+
+
+async def test_a_finish_that_is_cut_goes_on(alone: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "FINISH_WAIT_SECONDS", 0.05)
+    slow, upload = SlowProber(monkeypatch), await begin(alone)
+    stream = Stream(alone, upload)
+    await stream.send(CONTENT)
+    finishing = asyncio.ensure_future(stream.finish())
+    await slow.asked.wait()
+    stream.call.cancel()
+    await asyncio.wait([finishing])
+    known = await told(alone, upload)
+    assert (known.committed_bytes, known.complete) == (len(CONTENT), False)
+    again = Stream(alone, upload, len(CONTENT), take_over=True)
+    await again.send(b"")
+    joined = asyncio.ensure_future(again.finish())
+    slow.gate.set()
+    assert (await joined).complete
+    assert (await told(alone, upload)).complete
+    assert slow.probes == 1
+
+
+async def test_a_controller_that_stops_ends_a_finish_and_the_next_one_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(controller, "GRACE_SECONDS", 0.1)
+    with monkeypatch.context() as patched:
+        slow = SlowProber(patched)
+        async with running_controller(tmp_path) as client, asyncio.timeout(20):
+            upload = await begin(client)
+            stream = Stream(client, upload)
+            await stream.send(CONTENT)
+            finishing = asyncio.ensure_future(stream.finish())
+            await slow.asked.wait()
+    await asyncio.wait([finishing])
+    async with running_controller(tmp_path) as client:
+        assert (await told(client, upload)).complete
+    assert caplog.text == ""
+
+
+async def test_a_newer_stream_takes_over(alone: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.runtime.blobs.PIECE_BYTES", 1000)
     upload = await begin(alone)
     old = Stream(alone, upload)
     await old.send(CONTENT[:300_000])
-    await arrived(alone, upload)
+    await arrived(tmp_path, upload)
     polite = Stream(alone, upload, 300_000)
     await polite.send(b"")
     assert await refusal(polite.end()) is Reason.UPLOAD_BUSY
@@ -124,13 +182,14 @@ async def test_a_newer_stream_takes_over(alone: Client, monkeypatch: pytest.Monk
 
 
 async def test_who_asks_to_settle_ends_a_stream_that_stands_still(
-    alone: Client, monkeypatch: pytest.MonkeyPatch
+    alone: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.runtime.blobs.PIECE_BYTES", 1000)
     upload = await begin(alone)
     old = Stream(alone, upload)
     await old.send(CONTENT[:300_000])
-    await arrived(alone, upload)
+    await arrived(tmp_path, upload)
+    assert (await told(alone, upload, settle=False)).committed_bytes == 0
     assert (await told(alone, upload)).committed_bytes == 300_000
     assert await refusal(old.end()) is Reason.STREAM_TAKEN_OVER
 

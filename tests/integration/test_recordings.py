@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from services.contract.errors import Reason, ServiceError
+from services.controller import recordings as recordings_module
 from services.controller.jobs import ExecutionMode, Job, JobId, JobUpdate, Options, Owner, Recording, UploadId, changed
 from services.controller.prober import AudioProber
 from services.controller.recordings import Recordings
@@ -95,7 +98,9 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     prober = FakeProber()
     prober.gate.set()
     recordings = Recordings(store, BlobFolder(tmp_path / "blobs"), cast(AudioProber, prober), 1 << 20)
-    yield Desk(tmp_path, store, prober, recordings)
+    made = Desk(tmp_path, store, prober, recordings)
+    yield made
+    await made.recordings.close()
     await store.close()
 
 
@@ -113,7 +118,6 @@ async def test_an_upload_in_pieces_becomes_a_blob(desk: Desk) -> None:
     for start in range(0, len(CONTENT), 9999):
         upload = await desk.write(upload, start, CONTENT[start : start + 9999])
         assert desk.recordings.committed(upload) == min(start + 9999, len(CONTENT))
-    assert not upload.sealed
     whole = await desk.write(upload, len(CONTENT), b"", finish=True)
     assert (whole.complete, whole.sha256, whole.size_bytes, whole.duration_seconds) == (
         True,
@@ -169,6 +173,55 @@ async def test_the_same_request_must_mean_the_same_content(desk: Desk) -> None:
     assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
 
 
+async def test_what_a_repeated_request_declares_first_is_held_to(desk: Desk) -> None:
+    upload = await desk.begin("r", sha256="", size_bytes=0)
+    assert await desk.begin("r") == replace(upload, declared_sha256=DIGEST, declared_bytes=len(CONTENT))
+    assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
+    assert await refused(desk.write(upload, 0, b"x" * len(CONTENT), finish=True)) is Reason.UPLOAD_DIGEST_MISMATCH
+
+
+async def test_what_a_repeated_request_declares_late_must_be_what_was_sent(desk: Desk) -> None:
+    whole = await desk.whole("r", sha256="", size_bytes=0)
+    assert await desk.begin("r") == whole
+    assert await refused(desk.begin("r", sha256="ab" * 32)) is Reason.INVALID_REQUEST
+    assert await refused(desk.begin("r", size_bytes=7)) is Reason.INVALID_REQUEST
+    assert await desk.now(whole) == whole
+
+
+async def test_a_request_whose_upload_is_refused_meanwhile_begins_another(desk: Desk) -> None:
+    upload = await desk.begin("r", sha256="", size_bytes=9)
+    await cut_while_finishing(desk, upload, b"not audio")
+    again = asyncio.ensure_future(desk.begin("r", sha256="", size_bytes=9))
+    desk.prober.gate.set()
+    assert (await again).id != upload.id
+    assert await desk.gone(upload)
+
+
+async def test_a_complete_upload_whose_file_is_gone_is_sent_again(desk: Desk) -> None:
+    whole = await desk.whole("r", sha256="")
+    desk.blobs.path(DIGEST).unlink()
+    again = await desk.begin("r", sha256="")
+    assert (again.id, again.complete, desk.recordings.committed(again)) == (whole.id, False, 0)
+    whole = await desk.write(again, 0, CONTENT, finish=True)
+    assert whole.complete
+    assert desk.blobs.path(DIGEST).read_bytes() == CONTENT
+
+
+async def test_a_repeated_request_tells_an_offset_that_stays(desk: Desk) -> None:
+    upload, took = await desk.begin("r"), asyncio.Event()
+
+    async def stands_still() -> None:
+        async with desk.recordings.writing(ALICE, upload.id, 0) as writer:
+            await writer.append(CONTENT[:5000])
+            took.set()
+            await asyncio.Event().wait()
+
+    old = asyncio.ensure_future(stands_still())
+    await took.wait()
+    assert desk.recordings.committed(await desk.begin("r")) == 5000
+    assert await refused(old) is Reason.STREAM_TAKEN_OVER
+
+
 async def test_content_that_is_there_need_not_be_sent_by_the_same_owner(desk: Desk) -> None:
     first = await desk.whole()
     second = await desk.begin("r")
@@ -204,7 +257,10 @@ async def test_a_newer_stream_takes_over_and_what_the_old_one_took_is_synced(des
     assert (await desk.write(upload, 5000, CONTENT[5000:], finish=True)).complete
 
 
-async def test_who_comes_while_it_is_finished_waits_for_the_end_of_it(desk: Desk) -> None:
+async def test_who_comes_while_it_is_finished_waits_for_the_end_of_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings_module, "FINISH_WAIT_SECONDS", 0.01)
     upload = await desk.begin()
     desk.prober.gate.clear()
     finishing = asyncio.ensure_future(desk.write(upload, 0, CONTENT, finish=True))
@@ -249,10 +305,10 @@ class Died(BaseException):
 STEPS = ("seal", "adopt before", "adopt after", "complete")
 
 
-@pytest.mark.parametrize("by_sweep", [False, True])
+@pytest.mark.parametrize("by", ["a question", "a sweep", "a stream"])
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_death_between_any_two_steps_of_a_finish_loses_nothing(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, by_sweep: bool
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, step: str, by: str
 ) -> None:
     upload = await desk.begin()
     save, adopt = SqlStore.save_upload, blobs.BlobFolder.adopt
@@ -276,11 +332,13 @@ async def test_a_death_between_any_two_steps_of_a_finish_loses_nothing(
         with pytest.raises(Died):
             await desk.write(upload, 0, CONTENT, finish=True)
     desk.again()
-    told = await desk.recordings.settled(ALICE, upload.id)
-    assert (desk.recordings.committed(told), told.complete) == (len(CONTENT), False)
-    if by_sweep:
-        await desk.recordings.sweep(time.time() + 2 * DAY if step != "seal" else time.time())
-    whole = await desk.write(upload, len(CONTENT), b"", finish=True)
+    if by == "a question":
+        whole = await desk.recordings.settled(ALICE, upload.id)
+    elif by == "a sweep":
+        await desk.recordings.sweep(time.time() + 2 * DAY)
+        whole = await desk.now(upload)
+    else:
+        whole = await desk.write(upload, len(CONTENT), b"", finish=True)
     assert (whole.complete, whole.sha256, whole.size_bytes) == (True, DIGEST, len(CONTENT))
     assert desk.blobs.path(DIGEST).read_bytes() == CONTENT
     assert not desk.blobs.partial_path(upload.id).exists()
@@ -291,6 +349,106 @@ async def test_a_sealed_upload_whose_file_is_gone_is_dropped(desk: Desk) -> None
     await desk.store.save_upload(replace(upload, sha256=DIGEST, size_bytes=7))
     await desk.recordings.sweep(time.time())
     assert await desk.gone(upload)
+
+
+async def test_what_is_told_is_synced_while_a_stream_writes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "PIECE_BYTES", 1000)
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:500])
+    path = desk.blobs.partial_path(upload.id)
+    async with desk.recordings.writing(ALICE, upload.id, 500) as writer:
+        await writer.append(CONTENT[500:5000])
+        await eventually(lambda: path.stat().st_size == 5000)
+        assert (await desk.recordings.told(upload))[1] == 500
+    assert (await desk.recordings.told(upload))[1] == 5000
+
+
+async def test_who_looks_at_what_a_killed_process_left_is_told_what_is_synced(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:500])
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    await desk.recordings.synced(ALICE, upload.id)
+    assert len(synced) == 1
+
+
+async def test_an_upload_that_is_finished_between_two_looks_is_told_as_it_is(desk: Desk) -> None:
+    seen = await desk.write(await desk.begin(), 0, CONTENT[:-1])
+    whole = await desk.write(seen, len(CONTENT) - 1, CONTENT[-1:], finish=True)
+    assert await desk.recordings.told(seen) == (whole, len(CONTENT))
+
+
+# --- a client that goes away while it is finished
+
+
+async def cut_while_finishing(desk: Desk, upload: Upload, content: bytes = CONTENT) -> None:
+    """Leaves the prober's gate shut: what is finished stands there."""
+    desk.prober.gate.clear()
+    stream = asyncio.ensure_future(desk.write(upload, 0, content, finish=True))
+    await eventually(lambda: desk.prober.asked == 1)
+    stream.cancel()
+    await asyncio.wait([stream])
+    assert stream.cancelled()
+
+
+async def test_a_finish_goes_on_when_its_client_is_gone_and_is_done_once(desk: Desk) -> None:
+    upload = await desk.begin()
+    await cut_while_finishing(desk, upload)
+    joined = [asyncio.ensure_future(desk.write(upload, len(CONTENT), b"", finish=True))]
+    joined += [asyncio.ensure_future(desk.recordings.settled(ALICE, upload.id)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    desk.prober.gate.set()
+    for whole in await asyncio.gather(*joined):
+        assert (whole.complete, whole.sha256) == (True, DIGEST)
+    assert desk.prober.asked == 1
+
+
+async def test_the_last_byte_is_enough_where_the_stream_ends_before_it_says_so(desk: Desk) -> None:
+    upload = await desk.begin()
+    await desk.write(upload, 0, CONTENT)
+    await eventually(lambda: desk.prober.asked == 1)
+    assert (await desk.recordings.settled(ALICE, upload.id)).complete
+    assert desk.prober.asked == 1
+
+
+async def test_who_asks_waits_a_while_for_the_finish_and_no_longer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings_module, "FINISH_WAIT_SECONDS", 0.01)
+    upload = await desk.begin()
+    await cut_while_finishing(desk, upload)
+    told = await desk.recordings.settled(ALICE, upload.id)
+    assert (desk.recordings.committed(told), told.complete) == (len(CONTENT), False)
+
+
+@pytest.mark.parametrize(("content", "digest"), [(b"not audio", ""), (b"x" * 9, DIGEST)])
+async def test_content_that_is_refused_after_a_cut_is_gone_for_who_asks(
+    desk: Desk, content: bytes, digest: str
+) -> None:
+    upload = await desk.begin(size_bytes=len(content), sha256=digest)
+    await desk.write(upload, 0, content[:-1])
+    with desk.blobs.partial_path(upload.id).open("ab") as file:
+        file.write(content[-1:])  # as a process leaves it that dies after the last byte
+    desk.again()
+    assert await refused(desk.recordings.settled(ALICE, upload.id)) is Reason.NOT_FOUND
+    assert await desk.gone(upload)
+
+
+async def test_a_sweep_finishes_what_has_all_its_bytes_however_old(desk: Desk) -> None:
+    upload = await desk.begin()
+    desk.blobs.partial_path(upload.id).parent.mkdir(parents=True)
+    desk.blobs.partial_path(upload.id).write_bytes(CONTENT)
+    await desk.recordings.sweep(time.time() + 3 * DAY)
+    assert (await desk.now(upload)).complete
+
+
+async def test_closing_ends_a_finish_which_the_next_process_goes_on_with(desk: Desk) -> None:
+    upload = await desk.begin()
+    await cut_while_finishing(desk, upload)
+    await desk.recordings.close()
+    assert not (await desk.now(upload)).complete
+    desk.again()
+    desk.prober.gate.set()
+    await desk.recordings.sweep(time.time())
+    assert (await desk.now(upload)).complete
 
 
 # --- removed when nothing needs them
@@ -307,6 +465,51 @@ async def test_uploads_that_nobody_goes_on_with_are_removed_after_a_day(desk: De
     await desk.recordings.sweep(time.time() + 25 * HOUR)
     assert await desk.gone(upload)
     assert desk.recordings.committed(upload) == 0
+
+
+async def test_a_day_that_the_machine_was_off_is_not_its_clients_fault(desk: Desk) -> None:
+    upload = await desk.write(await desk.begin(), 0, CONTENT[:1000])
+    started = time.time() + 3 * DAY
+    for _ in range(2):  # each process waits anew
+        desk.again()
+        await desk.recordings.sweep(started)
+        await desk.recordings.sweep(started + 5 * HOUR)
+        assert not await desk.gone(upload)
+    await desk.recordings.sweep(started + 7 * HOUR)
+    assert await desk.gone(upload)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_an_upload_whose_client_asks_is_not_idle_though_nothing_comes(desk: Desk, begun: bool) -> None:
+    upload = await desk.begin()
+    await desk.store.save_upload(replace(upload, created_at=upload.created_at - 3 * timedelta(days=1)))
+    now = time.time()
+    await desk.recordings.sweep(now - 20 * HOUR)
+    if begun:
+        await desk.write(upload, 0, CONTENT[:1000])
+        os.utime(desk.blobs.partial_path(upload.id), (now - 3 * DAY, now - 3 * DAY))
+    await desk.recordings.settled(ALICE, upload.id)
+    await desk.recordings.sweep(now + 5 * HOUR)
+    assert not await desk.gone(upload)
+    await desk.recordings.sweep(now + 25 * HOUR)
+    assert await desk.gone(upload)
+
+
+async def test_one_upload_that_cannot_be_swept_leaves_the_others_to_be(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await desk.begin("1"), await desk.begin("2")
+    discard = BlobFolder.discard_partial
+
+    async def failing(self: BlobFolder, name: str) -> None:
+        if name == first.id:
+            raise OSError(5, "Input/output error")
+        await discard(self, name)
+
+    monkeypatch.setattr(BlobFolder, "discard_partial", failing)
+    await desk.recordings.sweep(time.time())
+    await desk.recordings.sweep(time.time() + 2 * DAY)
+    assert (await desk.gone(first), await desk.gone(second)) == (False, True)
 
 
 async def test_complete_uploads_that_no_job_used_are_removed_after_a_week(desk: Desk) -> None:

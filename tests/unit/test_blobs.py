@@ -436,6 +436,39 @@ async def test_a_blob_that_was_adopted_may_be_adopted_again(tmp_path: Path) -> N
         await folder.adopt("a", EMPTY)
 
 
+async def test_a_new_file_is_there_after_a_crash_and_its_folder_is_synced_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(blobs, "sync_folder", synced.append)
+    file = await opened(path)
+    await append(file, CONTENT[:1500])
+    assert file.synced == 0
+    await file.close()
+    assert file.synced == 1500
+    file = await opened(path)
+    assert file.synced == 1500
+    await file.close()
+    await (await opened(path.with_name("other"))).close()
+    assert synced == [path.parent, path.parent.parent, path.parent]
+
+
+async def test_a_partial_file_that_goes_while_it_is_looked_at_is_not_idle(
+    folder: BlobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = folder.partial_path("kept")
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    gone = folder.partial_path("gone")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([gone, kept]))
+    now = kept.stat().st_mtime
+    assert await folder.idle_partials(5, now + 6) == {"kept"}
+    assert await folder.settle("kept") == 0
+    os.utime(kept, (1, 1))
+    await folder.settle("kept")
+    assert await folder.idle_partials(5, now + 4) == frozenset()
+
+
 async def test_closing_syncs_to_its_end_also_when_the_task_is_canceled_meanwhile(path: Path, disk: Disk) -> None:
     file = await opened(path)
     await append(file, CONTENT[:900])

@@ -68,7 +68,8 @@ class UploadServiceServicer:
 
     def CreateUpload(self, request, context):
         """Begins an upload; its bytes follow by WriteUpload. The same request_id of the same owner again
-        returns the upload of the first call. Where the digest is declared, and the owner has a complete upload of
+        returns the upload of the first call, as GetUpload with `settle`; what that call did not declare is held to from
+        now on. Where the digest is declared, and the owner has a complete upload of
         that content already, the new one is complete at once: its bytes need not be sent.
         Codes: INVALID_ARGUMENT (name; another size or digest than the first call of this request_id),
         RESOURCE_EXHAUSTED (too large, or disk full).
@@ -81,6 +82,8 @@ class UploadServiceServicer:
         """Writes bytes from the committed offset on. The first message is the header, all others are data.
         When the stream breaks, what arrived is synced, and GetUpload tells from where to go on. A stream
         whose last message is `finish` makes the upload complete: the digest is checked, the recording probed.
+        That goes on when the caller is gone, and is done once: whoever finishes it meanwhile gets its end. An upload
+        of a declared size that has all its bytes is finished when its stream breaks, too.
         What was complete already is answered as it is to a stream that begins at its end, so that finishing can be repeated.
         Codes: NOT_FOUND, OUT_OF_RANGE (offset is not the committed one), INVALID_ARGUMENT (no audio can be
         decoded; the upload is removed. Or more bytes than were declared), FAILED_PRECONDITION (finish before all
@@ -93,7 +96,7 @@ class UploadServiceServicer:
 
     def GetUpload(self, request, context):
         """Returns an upload and its committed offset.
-        Codes: NOT_FOUND.
+        Codes: NOT_FOUND (also where its content was refused while this waited).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
