@@ -161,8 +161,10 @@ async def _send_audio(
     try:
         file = await asyncio.to_thread(path.open, "rb", 0)
     except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
         raise ServiceError(
-            Reason.INTERNAL, f"The controller cannot read the recording ({error.strerror}). Upload it again."
+            Reason.NOT_FOUND if gone else Reason.STORAGE_FAILED,
+            f"The controller cannot read the recording ({error.strerror}). Upload it again.",
         ) from error
     with file:
         call = link.stub.PutAudio(_put_requests(audio, file, offset, wanted), metadata=link.metadata)
