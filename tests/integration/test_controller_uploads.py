@@ -161,6 +161,7 @@ async def test_a_controller_that_stops_ends_a_finish_and_the_next_one_goes_on_wi
             finishing = asyncio.ensure_future(stream.finish())
             await slow.asked.wait()
     await asyncio.wait([finishing])
+    assert not [task for task in asyncio.all_tasks() if "Recordings" in repr(task)]
     async with running_controller(tmp_path) as client:
         assert (await told(client, upload)).complete
     assert caplog.text == ""
