@@ -420,7 +420,7 @@ class Dispatcher:
                 self._dismiss(link, job_id, number)
             return None  # else another controller's
         ours = (asked.number, asked.worker_url) == (number, link.name)
-        if job.state in WAITING and ours and asked.state is AttemptState.ASKED:
+        if job.state in WAITING and ours and asked.state in (AttemptState.ASKED, AttemptState.REFUSED):
             self._queue.discard(job_id)
             link.reserve()
             return await self._run_job(job_id, link)

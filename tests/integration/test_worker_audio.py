@@ -170,7 +170,7 @@ async def test_a_disk_that_fails_is_said_and_a_later_try_succeeds(
         cut = (await rig.put(LARGE, until=5 * MEGABYTE)).committed_bytes
     with monkeypatch.context() as patched:
         patched.setattr(module, step, failing(error))
-        until = 0 if step == "mkdir" else None  # refused before anything is taken
+        until = 0 if step in ("mkdir", "fsync") else None  # refused before anything is taken
         assert await reason_of(rig.put(LARGE, offset=cut, until=until)) is Reason.STORAGE_FAILED
     held = await rig.stat(LARGE)
     if not held.complete:
