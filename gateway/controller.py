@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ from services.runtime.errors import service_error
 
 CALL_SECONDS = 8.0
 CONNECT_SECONDS = 3.0
+WHY_SECONDS = 2.0
 """How much of that a call may wait for a connection: a controller that just restarted is no error then."""
 MESSAGE_SECONDS = 30.0
 """How long one message of a stream may take: a disk that syncs a large file can hold one up for seconds."""
@@ -139,13 +141,31 @@ class Controller:
         With ``take_over``, another stream that writes it ends for this one.
         """
         call = self._uploads.WriteUpload(metadata=self._metadata)
-        stream = UploadStream(call)
+        stream = UploadStream(call, partial(self._ask_why, owner, upload_id))
         try:
-            header = uploads_pb2.WriteUploadHeader(owner=owner, upload_id=upload_id, offset=offset, take_over=take_over)
-            await stream.send(uploads_pb2.WriteUploadRequest(header=header))
+            await stream.send(_header(owner, upload_id, offset, take_over))
             yield stream
         finally:
             call.cancel()
+
+    async def _ask_why(self, owner: str, upload_id: str, last: uploads_pb2.WriteUploadRequest) -> ServiceError:
+        """A stream that the other side ends in the middle of a write ends here without its reason: grpc.aio takes its own
+        failed write for it. So the last message is sent once more, with nothing behind it."""
+        upload = await self.get_upload(owner, upload_id, settle=True)
+        call = self._uploads.WriteUpload(metadata=self._metadata)
+        try:
+            await call.write(_header(owner, upload_id, upload.committed_bytes, take_over=True))
+            await call.write(last)
+            await _within(WHY_SECONDS, call)
+        except asyncio.InvalidStateError:
+            return ServiceError(UNREACHABLE)
+        except grpc.aio.AioRpcError as error:
+            return understood(error)
+        except ServiceError as error:
+            return error
+        finally:
+            call.cancel()
+        return ServiceError(UNREACHABLE)
 
     # --- what all calls share
 
@@ -185,8 +205,10 @@ class UploadStream:
     A task that is canceled in a `write` may still `end` the stream: what it had taken is handed on.
     """
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, ask_why: Callable[[uploads_pb2.WriteUploadRequest], Awaitable[ServiceError]]) -> None:
         self._call = call
+        self._ask_why = ask_why
+        self._last = uploads_pb2.WriteUploadRequest()
         self._writing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
@@ -210,6 +232,7 @@ class UploadStream:
         return response.upload
 
     async def send(self, message: uploads_pb2.WriteUploadRequest) -> None:
+        self._last = message
         self._writing = asyncio.ensure_future(self._call.write(message))
         self._writing.add_done_callback(_heard)
         try:
@@ -223,10 +246,17 @@ class UploadStream:
         try:
             await _within(CALL_SECONDS, self._call)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata():
+                return await self._ask_why(self._last)
             return understood(error)
         except ServiceError as error:
             return error
         return ServiceError(Reason.INTERNAL)
+
+
+def _header(owner: str, upload_id: str, offset: int, take_over: bool) -> uploads_pb2.WriteUploadRequest:
+    header = uploads_pb2.WriteUploadHeader(owner=owner, upload_id=upload_id, offset=offset, take_over=take_over)
+    return uploads_pb2.WriteUploadRequest(header=header)
 
 
 def _heard(written: asyncio.Future[None]) -> None:

@@ -274,7 +274,7 @@ class Uploads(uploads_pb2_grpc.UploadServiceServicer):
         stored = self._controller.upload_of(request.owner, request.upload_id)
         if request.settle:
             await self._controller.turns.settle(UploadId(request.upload_id))
-            if stored.written == stored.message.size_bytes and self._controller.finishes:
+            if 0 < stored.message.size_bytes == stored.written and self._controller.finishes:
                 with suppress(ServiceError):
                     self._finished(stored)
                 stored = self._controller.upload_of(request.owner, request.upload_id)
