@@ -20,7 +20,6 @@ from services.controller.jobs import (
     ExecutionMode,
     Job,
     JobError,
-    JobId,
     JobUpdate,
     Plan,
     Segment,
@@ -348,26 +347,3 @@ class Attempt:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-
-async def dismiss(link: WorkerLink, job_id: JobId, number: int) -> bool:
-    """Has the worker stop an attempt that nobody wants any more, and forget it; whether it did. When the link is lost
-    before that, the worker names the attempt again once it is back."""
-    stream = RunStream(link)
-    try:
-        await stream.send(wire.give_up_message(job_id, number))
-        await stream.answer()
-        while True:
-            events = await stream.events(None)
-            await stream.send(wire.acknowledge_message(events[-1].number))
-            if events[-1].WhichOneof("kind") == "outcome":
-                await stream.finish()
-                break
-    except (LinkLostError, ServiceError) as error:
-        log.info("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name, error=str(error))
-        return False
-    else:
-        log.info("remote_attempt_dismissed", job_id=job_id, attempt=number, worker=link.name)
-        return True
-    finally:
-        stream.close()

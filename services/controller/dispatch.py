@@ -19,7 +19,8 @@ import structlog
 
 from services.contract.errors import ERRORS, Reason, ServiceError
 from services.controller import wire
-from services.controller.attempt import Attempt, AttemptSettings, Stores, dismiss
+from services.controller.attempt import Attempt, AttemptSettings, Stores
+from services.controller.dismissals import Dismissals
 from services.controller.jobs import WAITING, AttemptState, ExecutionMode, Job, JobError, JobId, JobState
 from services.controller.run_stream import LinkLostError, upload_audio
 from services.controller.scheduling import ReadyQueue, Waits, demand_of
@@ -87,7 +88,7 @@ class Dispatcher:
         self._faults: dict[JobId, list[tuple[str, int]]] = {}
         self._suspects: set[JobId] = set()
         self._alone_at: dict[JobId, WorkerLink] = {}
-        self._dismissing: set[tuple[str, JobId, int]] = set()
+        self._dismissals = Dismissals(stores.journal.store, self._spawn)
         self._ahead: dict[str, JobId] = {}
         self._held_early: list[tuple[WorkerLink, list[tuple[str, int]]]] = []
         self._changed = asyncio.Event()
@@ -417,7 +418,7 @@ class Dispatcher:
         asked = await self._journal.store.last_dispatch(job_id)
         if job is None or asked is None:
             if await self._journal.store.was_left_behind(job_id, number):
-                self._dismiss(link, job_id, number)
+                self._dismissals.begin(link, job_id, number)
             return None  # else another controller's
         ours = (asked.number, asked.worker_url) == (number, link.name)
         if job.state in WAITING and ours and asked.state in (AttemptState.ASKED, AttemptState.REFUSED):
@@ -433,24 +434,7 @@ class Dispatcher:
         """Durably, where it is the one that was asked for last: its number is never asked for again."""
         if (asked.number, asked.worker_url) == (number, link.name):
             await self._journal.store.end_attempt(job_id, number, AttemptState.LOST, datetime.now(UTC))
-        self._dismiss(link, job_id, number)
-
-    def _dismiss(self, link: WorkerLink, job_id: JobId, number: int) -> None:
-        """In a task of its own: the engine may take its time, and the job goes on without it."""
-        key = (link.name, job_id, number)
-        if key not in self._dismissing:
-            self._dismissing.add(key)
-            self._spawn(f"dismiss {job_id}/{number}", self._see_dismissed(key, link))
-
-    async def _see_dismissed(self, key: tuple[str, JobId, int], link: WorkerLink) -> None:
-        _, job_id, number = key
-        try:
-            if await dismiss(link, job_id, number):
-                await self._journal.store.forget_left_behind(job_id, number)
-        except Exception:
-            log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)
-        finally:
-            self._dismissing.discard(key)
+        self._dismissals.begin(link, job_id, number)
 
     async def _dismiss_stale(self, link: WorkerLink, job_id: JobId, number: int) -> None:
         """The job goes on elsewhere, or in another attempt: this one is stopped, so that its slot is free."""

@@ -61,7 +61,7 @@ class PartialFile:
             raise ServiceError(
                 Reason.UPLOAD_OFFSET_MISMATCH, f"The upload goes on at byte {committed}, not at {offset}."
             )
-        with _storage_errors():
+        with storage_errors():
             self._file = await asyncio.to_thread(self._open)
         self._hash = None if offset else hashlib.sha256()
         self._size = self._synced = offset
@@ -79,7 +79,7 @@ class PartialFile:
         await self._written()
         if self._file is not None:
             size = self._size
-            with _storage_errors():
+            with storage_errors():
                 await asyncio.to_thread(os.fdatasync, self._file.fileno())
             self._synced = size
         return self._size
@@ -142,7 +142,7 @@ class PartialFile:
         """Waits for the piece that is being written. Canceled, it is waited for by whoever closes; failed, it stays
         failed: a later piece behind half of this one would be a hole."""
         if self._writing is not None:
-            with _storage_errors():
+            with storage_errors():
                 await asyncio.shield(self._writing)
             self._writing = None
 
@@ -180,7 +180,7 @@ class BlobFolder:
 
         Raises FileNotFoundError where there is neither.
         """
-        with _storage_errors():
+        with storage_errors():
             return await asyncio.to_thread(self._adopt, self.partial_path(name), self.path(sha256))
 
     async def discard_partial(self, name: str) -> None:
@@ -192,7 +192,7 @@ class BlobFolder:
     async def settle(self, name: str) -> int:
         """Syncs a partial file that nobody writes: what a killed process had written may lie in memory only. Returns
         its committed bytes. It is no longer idle."""
-        with _storage_errors():
+        with storage_errors():
             return await asyncio.to_thread(_settle, self.partial_path(name))
 
     async def digests(self) -> frozenset[str]:
@@ -266,7 +266,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class _storage_errors:
+class storage_errors:
     """Turns errors of a full disk into STORAGE_FULL, and those of one that cannot be used into STORAGE_FAILED.
 
     A file that is not there is no error of the disk, and neither is a time that ran out: they pass.
@@ -280,7 +280,3 @@ class _storage_errors:
             raise ServiceError(Reason.STORAGE_FULL) from error
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise ServiceError(Reason.STORAGE_FAILED) from error
-
-
-storage_errors = _storage_errors
-"""For those who look at the files of a folder themselves."""
