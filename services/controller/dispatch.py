@@ -263,6 +263,7 @@ class Dispatcher:
             self._leave_line(job_id)
         elif place is not None or job_id not in self._queue:  # a job that waits is in line, whatever happened
             self._enqueue(waiting, place or Place.OWN)
+            self._expire_longest()  # a job that is asked for again and again is seldom found in line
         self._changed.set()
 
     def _enqueue(self, job: Job, place: Place = Place.OWN) -> None:

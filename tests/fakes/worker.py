@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from bulkscribe.worker.v1 import worker_pb2 as pb
 from bulkscribe.worker.v1 import worker_pb2_grpc
@@ -75,6 +76,9 @@ class Held:
 class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     """``plan`` gives the script of a new attempt; ``refuse`` an error instead of accepting it."""
 
+    serving: ClassVar[set[FakeWorker]] = set()
+    """Those that were started and not stopped."""
+
     def __init__(self, slots: int = 1, models: tuple[str, ...] = ("demo",)) -> None:
         self.slots = slots
         self.models = models
@@ -114,11 +118,13 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             token,
         )
         self.port = await self.server.start(f"127.0.0.1:{port}")
+        self.serving.add(self)
         return f"http://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
         """Again is no fault: a test may have stopped what its fixture stops."""
         server, self.server = self.server, None
+        self.serving.discard(self)
         if server is not None:
             await server.stop(0)
 

@@ -155,6 +155,14 @@ async def running_controller(folder: Path, **settings: Any) -> AsyncIterator[Cli
             stopping.set()
 
 
+@pytest.fixture(autouse=True)
+async def _no_worker_left_over() -> AsyncIterator[None]:
+    """A test that fails does not come to stop its workers; what is left of them would fail others."""
+    yield
+    for left_over in [*FakeWorker.serving]:
+        await left_over.stop()
+
+
 @pytest.fixture
 async def worker() -> AsyncIterator[FakeWorker]:
     fake = FakeWorker()
