@@ -17,6 +17,7 @@ import structlog
 
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
+from services.worker.engine.lanes import Lanes
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
@@ -39,6 +40,11 @@ from services.worker.work import EngineState, Report
 log = structlog.get_logger()
 
 _BATCH_SIZE = {"cpu": 8, "cuda": 16}
+
+_MOST_LANES = 4
+
+_LINGER_SECONDS = 0.02
+"""How long a lane waits for a fuller batch: much less than a batch takes."""
 
 
 class Pipe:
@@ -70,16 +76,20 @@ class EngineChild:
         self._ready = False
         self._telling = threading.Lock()
         self._canceled: dict[int, threading.Event] = {}
-        self._models = Models(settings, self._device, _threads(settings), self._tell)
+        lanes, threads = _lanes(settings, self._device)
+        self._models = Models(settings, self._device, threads, lanes, self._tell)
         self._diarizer = Diarizer(settings, self._device, self._tell)
-        batch_size = settings.batch_size or _BATCH_SIZE.get(self._device, 8)
-        self._tools = Tools(self._models, self._diarizer, settings.default_model, batch_size)
+        batch_size = settings.batch_size or _BATCH_SIZE[self._device]
+        encode_rows = 1 if self._device == "cpu" else batch_size  # a row fills a core, and more of them its cache
+        self._lanes = Lanes(lanes, batch_size, encode_rows, _LINGER_SECONDS, _exit_on_fault)
+        self._tools = Tools(self._models, self._diarizer, self._lanes, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     def serve(self) -> None:
         """Returns when the front is gone."""
         self._tell()
+        self._lanes.start()
         self._loader.submit(self._load).add_done_callback(_exit_on_fault)
         while (message := self._pipe.receive()) is not None:
             self._handle(message)
@@ -133,9 +143,14 @@ class EngineChild:
         )
 
 
-def _threads(settings: EngineSettings) -> int:
-    """Threads of one decoding job: the cores this process may use, shared among the slots."""
-    return settings.cpu_threads or max(1, len(os.sched_getaffinity(0)) // settings.slots)
+def _lanes(settings: EngineSettings, device: str) -> tuple[int, int]:
+    """(lanes, threads of each). Two lanes of a GPU: one encodes while the other decodes. On a CPU small batches side by
+    side are faster than one that is spread over the cores."""
+    if device != "cpu":
+        return 2, settings.cpu_threads
+    cores = len(os.sched_getaffinity(0))
+    lanes = min(cores, _MOST_LANES)
+    return lanes, settings.cpu_threads or max(1, cores // lanes)
 
 
 def _exit_on_fault(future: Future[None]) -> None:

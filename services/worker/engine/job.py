@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import asdict, dataclass
 
 import structlog
 
+from services.worker.engine.decoding import (
+    SEARCHES,
+    Request,
+    Voice,
+    detect_language,
+    features_of,
+    settle_language,
+)
 from services.worker.engine.diarization import Diarizer
+from services.worker.engine.lanes import JobLine, Lanes
 from services.worker.engine.models import LoadedModel, Models
-from services.worker.engine.whisper import BEAM_SIZE, WindowDecoder, detect_language, settle_language
 from services.worker.pipeline import prepare
 from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.prepare import Samples
-from services.worker.pipeline.windows import SAMPLE_RATE, SpeechWindow, fingerprint, to_recording_time
+from services.worker.pipeline.progress import SpeechProgress
+from services.worker.pipeline.sentences import segments_of
+from services.worker.pipeline.windows import SAMPLE_RATE, SpeechWindow, fingerprint, halves, to_recording_time
 from services.worker.work import (
+    AttemptKey,
     Canceled,
     Completed,
     Failed,
     Outcome,
     Planned,
-    Progress,
     Report,
     Segment,
     SpeakersFound,
@@ -36,7 +47,8 @@ from services.worker.work import (
 
 log = structlog.get_logger()
 
-_PROGRESS_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
+"""How often a job that waits for the device looks whether it was canceled."""
 
 # The language is heard from one chunk of speech; two neighbors always hold that much, or they would be one window.
 _HEARD_WINDOWS = 2
@@ -48,8 +60,8 @@ class Tools:
 
     models: Models
     diarizer: Diarizer
+    lanes: Lanes
     default_model: str
-    batch_size: int
 
 
 def run_job(work: Work, tools: Tools, report: Callable[[Report], None], is_canceled: Callable[[], bool]) -> None:
@@ -131,7 +143,7 @@ class _Job:
         return {
             "model": model.revision,
             "compute_type": model.compute_type,
-            "beam_size": BEAM_SIZE,
+            "searches": [asdict(search) for search in SEARCHES],
             "language": options.language,
             "initial_prompt": options.initial_prompt,
             "hotwords": options.hotwords,
@@ -169,53 +181,73 @@ class _Job:
         finished: frozenset[int],
         turns: Sequence[SpeakerTurn],
     ) -> None:
-        words = self._options.word_timestamps or self._options.diarization
-        decoder = WindowDecoder(model, language, self._options, words=words)
-        progress = _SpeechProgress(windows, finished, self._report)
-        # Batches are those of an undisturbed run: beside other rows, a few words get times that differ by 0.02 s.
-        for batch in _batches(windows, self._tools.batch_size):
-            missing = [window for window in batch if window.index not in finished]
-            if not missing:
-                continue
-            self._check()
-            decoded = decoder.decode([prepare.cut_out(samples, window) for window in batch])
-            log.info("windows_decoded", windows=_indexes(batch), reported=_indexes(missing))
-            for window, segments in zip(batch, decoded, strict=True):
-                if window not in missing:
-                    continue
-                self._report(WindowFinished(window.index, self._assembled(window, segments, turns)))
-                progress.add(window)
+        progress = SpeechProgress(windows, finished, time.monotonic)
+        missing = deque(window for window in windows if window.index not in finished)
+        with self._tools.lanes.line() as line:
+            decoding = _Decoding(
+                self._work.key, Voice(model, language, self._options), line, samples, self._is_canceled
+            )
+            waiting: deque[tuple[SpeechWindow, Request]] = deque()
+            while missing or waiting:
+                while missing and not self._is_canceled() and len(waiting) < self._tools.lanes.ahead:
+                    line.expect(min(len(missing), self._tools.lanes.ahead - len(waiting)))
+                    window = missing.popleft()
+                    waiting.append((window, decoding.begin(window)))
+                if not waiting:
+                    raise WorkCanceled
+                window, request = waiting.popleft()
+                segments = decoding.finish(window, request, again=self._options.vad)
+                self._report(WindowFinished(window.index, self._assembled(segments, turns)))
+                if (now := progress.add(window)) is not None:
+                    self._report(now)
 
-    def _assembled(
-        self, window: SpeechWindow, segments: Sequence[Segment], turns: Sequence[SpeakerTurn]
-    ) -> tuple[Segment, ...]:
-        placed = assign_speakers(to_recording_time(segments, window.spans), turns)
+    def _assembled(self, segments: Sequence[Segment], turns: Sequence[SpeakerTurn]) -> tuple[Segment, ...]:
+        placed = assign_speakers(segments, turns)
         return placed if self._options.word_timestamps else without_words(placed)
 
 
-class _SpeechProgress:
-    """Reports the share of speech that is finished, at most twice a second."""
+class _Decoding:
+    """One job's windows on their way through the device."""
 
     def __init__(
-        self, windows: Sequence[SpeechWindow], finished: frozenset[int], report: Callable[[Report], None]
+        self, key: AttemptKey, voice: Voice, line: JobLine, samples: Samples, is_canceled: Callable[[], bool]
     ) -> None:
-        self._total = math.fsum(window.seconds for window in windows)
-        self._done = math.fsum(window.seconds for window in windows if window.index in finished)
-        self._report = report
-        self._last = -math.inf
+        self._key = key
+        self._voice = voice
+        self._line = line
+        self._samples = samples
+        self._is_canceled = is_canceled
 
-    def add(self, window: SpeechWindow) -> None:
-        self._done += window.seconds
-        now = time.monotonic()
-        if now - self._last >= _PROGRESS_SECONDS:
-            self._last = now
-            self._report(Progress(min(100.0, round(100 * self._done / self._total, 1))))
+    def begin(self, window: SpeechWindow, part: bool = False) -> Request:
+        features = features_of(self._voice.model, prepare.cut_out(self._samples, window))
+        request = Request(self._key, window.index, self._voice, features, window.seconds, part=part)
+        self._line.put(request)
+        return request
 
+    def finish(self, window: SpeechWindow, request: Request, again: bool) -> tuple[Segment, ...]:
+        """The window's segments, in the recording's time. Where voice was found and no word, each half is tried ``again``
+        by itself: beside other sounds the model passes over what it hears alone."""
+        found = self._wait(request)
+        if not found and again and (parts := halves(window)):
+            if self._is_canceled():
+                raise WorkCanceled
+            requests = [self.begin(part, part=True) for part in parts]
+            pairs = list(zip(parts, requests, strict=True))
+            log.info("window_decoded_again", window=window.index, seconds=round(window.seconds, 1))
+            return tuple(segment for part, begun in pairs for segment in self.finish(part, begun, again=False))
+        placed = to_recording_time(found, window.spans)
+        return tuple(
+            piece for segment in placed for piece in (segments_of(segment.words) if segment.words else (segment,))
+        )
 
-def _indexes(windows: Sequence[SpeechWindow]) -> list[int]:
-    return [window.index for window in windows]
-
-
-def _batches(windows: Sequence[SpeechWindow], size: int) -> Iterator[Sequence[SpeechWindow]]:
-    for first in range(0, len(windows), size):
-        yield windows[first : first + size]
+    def _wait(self, request: Request) -> tuple[Segment, ...]:
+        """Once the job is canceled, what a lane has in hand is waited for, and nothing else: it may be the last window, or
+        the next attempt's first."""
+        while True:
+            try:
+                return request.done.result(_LOOK_SECONDS)
+            except CancelledError as canceled:
+                raise WorkCanceled from canceled
+            except TimeoutError:
+                if self._is_canceled():
+                    self._line.close()

@@ -43,6 +43,7 @@ class LoadedModel:
     revision: str
     compute_type: str
     languages: tuple[str, ...]
+    device: str
     whisper: WhisperModel
 
     @property
@@ -58,10 +59,13 @@ class ModelFault(Exception):
 class Models:
     """All models of this process; may be asked from several threads."""
 
-    def __init__(self, settings: EngineSettings, device: str, threads: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: EngineSettings, device: str, threads: int, lanes: int, changed: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._device = device
         self._threads = threads
+        self._lanes = lanes
         self._changed = changed
         self._states = {state.name: state for state in initial_states(settings)}
         self._loaded: dict[ModelSource, LoadedModel] = {}
@@ -121,7 +125,7 @@ class Models:
                 device=self._device,
                 compute_type=self._settings.compute_type or "default",
                 cpu_threads=self._threads,
-                num_workers=self._settings.slots,
+                num_workers=self._lanes,
             )
             if (
                 self._device == "cuda"
@@ -130,7 +134,7 @@ class Models:
         except Exception as error:  # the libraries raise plain ones for files that are damaged
             raise ModelFault(_load_failure(name, self._device, error)) from error
         revision = folder.name if source.repository else _content_hash(folder / "model.bin")
-        return LoadedModel(name, revision, whisper.model.compute_type, _languages(whisper), whisper)
+        return LoadedModel(name, revision, whisper.model.compute_type, _languages(whisper), self._device, whisper)
 
     def _fetched(self, name: str, repository: str) -> Path:
         """The snapshot in the hub cache, downloaded where it is not there."""

@@ -1,0 +1,149 @@
+"""The device's lanes: threads that take batches from the queue, and threads beside them for all that is not the device's.
+
+Invariant: a request's ``done`` is set or canceled, once. A lane never waits for a consumer: what was
+found is judged, aligned and handed over by the threads beside it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import structlog
+
+from services.worker.engine import decoding
+from services.worker.engine.decoding import SEARCHES, Request
+from services.worker.engine.window_queue import Line, Taken, WindowQueue
+from services.worker.pipeline.quality import Try, Verdict, best, judge
+from services.worker.work import AttemptKey
+
+log = structlog.get_logger()
+
+_AGAIN = frozenset({Verdict.LOOPS, Verdict.REPEATS, Verdict.UNSURE})
+"""What another search may do better. Where nothing was heard, the window is cut in two and tried again: the job does that."""
+
+
+class JobLine:
+    """One job's way into the queue."""
+
+    def __init__(self, queue: WindowQueue[Request], line: Line[Request]) -> None:
+        self._queue = queue
+        self._line = line
+
+    def put(self, request: Request) -> None:
+        self._queue.put(self._line, request)
+
+    def expect(self, windows: int) -> None:
+        """So many are about to be put."""
+        self._queue.expect(self._line, windows)
+
+    def close(self) -> None:
+        """What waits in line is canceled; what a lane has in hand is finished."""
+        _cancel(self._queue.close(self._line))
+
+
+class Lanes:
+    """``batch_size``: windows of one batch at most; ``encode_rows``: of them encoded at once; ``on_end`` hears of a lane
+    that ended, by a fault or by `stop`."""
+
+    def __init__(
+        self,
+        lanes: int,
+        batch_size: int,
+        encode_rows: int,
+        linger_seconds: float,
+        on_end: Callable[[Future[None]], None],
+    ) -> None:
+        self.queue: WindowQueue[Request] = WindowQueue(lanes, linger_seconds)
+        self._batch_size = batch_size
+        self._encode_rows = encode_rows
+        self._count = lanes
+        self._on_end = on_end
+        self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._beside = ThreadPoolExecutor(lanes, thread_name_prefix="beside")
+
+    @property
+    def ahead(self) -> int:
+        """Windows that a job should have in line, so that no lane waits for it: twice what the lanes take, among all jobs."""
+        return max(2, -(-2 * self._count * self._batch_size // max(1, self.queue.jobs)))
+
+    @contextmanager
+    def line(self) -> Iterator[JobLine]:
+        """A job's place in the queue; what it still has there when it is left is forgotten."""
+        line = JobLine(self.queue, self.queue.open())
+        try:
+            yield line
+        finally:
+            line.close()
+
+    def start(self) -> None:
+        for _ in range(self._count):
+            self._lanes.submit(self._run).add_done_callback(self._on_end)
+
+    def stop(self) -> None:
+        self.queue.stop()
+        self._lanes.shutdown(wait=False)
+        self._beside.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        while batch := self.queue.take(lambda: self._batch_size):
+            self._decode(batch)
+
+    def _decode(self, batch: Sequence[Taken[Request]]) -> None:
+        requests = [taken.window for taken in batch]
+        try:
+            tries = decoding.decode(requests, self._encode_rows)
+        except Exception as error:  # noqa: BLE001 - it is handed to whoever waits for the window
+            self._failed(batch, error)
+        else:
+            _log_decoded(requests)
+            self._beside.submit(self._judge, batch, tries)
+
+    def _failed(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
+        """One window that cannot be decoded takes no other along."""
+        if len(batch) > 1:
+            log.warning("batch_failed", windows=len(batch), error=str(error))
+            for taken in batch:
+                self._decode([taken])
+        else:
+            batch[0].window.done.set_exception(error)
+
+    def _judge(self, batch: Sequence[Taken[Request]], tries: Sequence[Try]) -> None:
+        chosen: list[Request] = []
+        try:
+            for taken, tried in zip(batch, tries, strict=True):
+                request = taken.window
+                request.tries.append(tried)
+                if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
+                    request.search += 1
+                    _cancel(self.queue.put_back([taken]))
+                else:
+                    chosen.append(request)
+            texts = [best(request.tries) for request in chosen]
+            for request, segments in zip(chosen, decoding.timed(chosen, texts), strict=True):
+                request.encoded = None
+                request.done.set_result(segments)
+        except Exception as error:  # a fault here must not leave jobs waiting
+            log.exception("windows_not_finished", windows=len(batch))
+            for request in chosen:
+                if not request.done.done():
+                    request.done.set_exception(error)
+
+
+def _cancel(requests: Iterable[Request]) -> None:
+    for request in requests:
+        request.done.cancel()
+
+
+def _log_decoded(requests: Sequence[Request]) -> None:
+    """A line for each attempt in the batch: from these what another attempt decoded again can be counted."""
+    for again in (False, True):
+        indexes: defaultdict[AttemptKey, list[int]] = defaultdict(list)
+        for request in requests:
+            if again is (request.search > 0 or request.part):
+                indexes[request.key].append(request.index)
+        event = "windows_searched_again" if again else "windows_decoded"
+        for key, windows in indexes.items():
+            log.info(event, job_id=key.job_id, attempt=key.attempt, windows=windows)
