@@ -15,10 +15,10 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
-from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
+from services.worker.engine.features import NumpyFeatures, TorchFeatures, mel
 from services.worker.engine.models import LoadedModel
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.prepare import Samples
@@ -75,6 +75,7 @@ class Voice:
         self.tokenizer = Tokenizer(
             model.whisper.hf_tokenizer, model.whisper.model.is_multilingual, task="transcribe", language=language
         )
+        self.features = NumpyFeatures(model.whisper) if model.device == "cpu" else TorchFeatures(model.whisper, "cuda")
         self._options = options
 
     def prompt(self, search: Search) -> list[int]:
@@ -102,13 +103,13 @@ class Voice:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A window of an attempt on its way through the device. ``features``: log-mel, (bands, frames) of the model's window; ``seconds``
+    """A window of an attempt on its way through the device. ``features``: what `Voice.features` made of it; ``seconds``
     of speech in it; ``words`` whether its words are to be timed; ``part``: of a window that was decoded before."""
 
     key: AttemptKey
     index: int
     voice: Voice
-    features: Samples
+    features: Any
     seconds: float
     words: bool = True
     part: bool = False
@@ -123,18 +124,6 @@ class Request:
         prompt = self.voice.prompt(SEARCHES[self.search])
         start = prompt.index(self.voice.tokenizer.sot)
         return (id(self.voice.model), len(prompt), start, self.search, most_tokens(self.seconds))
-
-
-def features_of(model: LoadedModel, samples: Samples) -> Samples:
-    """Log-mel features of a window as the stock pipeline computes them, padded to the model's length."""
-    padded: Samples = pad_or_trim(mel(model.whisper, samples))
-    return padded
-
-
-def mel(whisper: object, samples: Samples) -> Samples:
-    """(bands, frames), not padded."""
-    features: Samples = whisper.feature_extractor(samples)[..., :-1]  # type: ignore[attr-defined]
-    return features
 
 
 # --- on the device
@@ -180,7 +169,9 @@ def _encode(requests: Sequence[Request], rows: int) -> None:
     missing = [request for request in requests if request.encoded is None]
     for first in range(0, len(missing), rows):
         part = missing[first : first + rows]
-        view = part[0].voice.model.whisper.encode(np.stack([request.features for request in part]))
+        voice = part[0].voice
+        features = voice.features.stacked([request.features for request in part])
+        view = voice.model.whisper.model.encode(ctranslate2.StorageView.from_array(features))
         for request, row in zip(part, _split(view), strict=True):
             request.encoded = row
 

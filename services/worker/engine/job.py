@@ -15,7 +15,6 @@ from services.worker.engine.decoding import (
     Request,
     Voice,
     detect_language,
-    features_of,
     settle_language,
 )
 from services.worker.engine.diarization import Diarizer
@@ -219,7 +218,7 @@ class _Decoding:
         self._is_canceled = is_canceled
 
     def begin(self, window: SpeechWindow, part: bool = False) -> Request:
-        features = features_of(self._voice.model, prepare.cut_out(self._samples, window))
+        features = self._voice.features.of(prepare.cut_out(self._samples, window))
         request = Request(self._key, window.index, self._voice, features, window.seconds, part=part)
         self._line.put(request)
         return request
