@@ -69,9 +69,11 @@ TO_ENGINE: list[ToEngine] = [Configure(SETTINGS), RunWork(7, WORK), CancelWork(7
 REPORTS: list[Report] = [
     StageChanged("loading", "loading model tiny"),
     Progress(12.5),
+    Progress(12.5, 90.25),
     Planned(PLAN),
     SpeakersFound(TURNS),
     WindowFinished(1, (SEGMENT,)),
+    WindowFinished(2, (), silent=True),
     Completed(60.25, 1.5),
     Failed("AUDIO_INVALID", "why"),
     Canceled(),
