@@ -66,11 +66,11 @@ class EngineChild:
         self._pipe = pipe
         self._settings = settings
         self._device = choose_device(settings.device)
-        self._device_name = device_name(self._device)
+        self._device_name = device_name(self._device, settings.gpu)
         self._ready = False
         self._telling = threading.Lock()
         self._canceled: dict[int, threading.Event] = {}
-        self._models = Models(settings, self._device, _threads(settings), self._tell)
+        self._models = Models(settings, self._device, _threads(settings), self._tell, lanes=settings.slots)
         self._diarizer = Diarizer(settings, self._device, self._tell)
         batch_size = settings.batch_size or _BATCH_SIZE.get(self._device, 8)
         self._tools = Tools(self._models, self._diarizer, settings.default_model, batch_size)
@@ -95,6 +95,7 @@ class EngineChild:
                     self._canceled[run].set()
             case Ping():
                 self._pipe.send(Pong())
+                self._loader.submit(self._models.unload_unused).add_done_callback(_exit_on_fault)
             case Configure():
                 log.error("configured_twice")
 
