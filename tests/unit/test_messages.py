@@ -14,6 +14,7 @@ from services.worker.engine.messages import (
     FromEngine,
     Ping,
     Pong,
+    Recycle,
     RunWork,
     StateReported,
     ToEngine,
@@ -78,7 +79,12 @@ REPORTS: list[Report] = [
     Failed("AUDIO_INVALID", "why"),
     Canceled(),
 ]
-FROM_ENGINE: list[FromEngine] = [StateReported(STATE), Pong(), *(WorkReported(7, report) for report in REPORTS)]
+FROM_ENGINE: list[FromEngine] = [
+    StateReported(STATE),
+    Pong(),
+    Recycle("why", 4),
+    *(WorkReported(7, report) for report in REPORTS),
+]
 
 
 async def received(frames: list[bytes]) -> list[FromEngine]:

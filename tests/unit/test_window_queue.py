@@ -27,7 +27,7 @@ def fill(made: WindowQueue[Window], line: Line[Window], *names: str, shape: str 
 
 
 def names(made: WindowQueue[Window], most: int) -> list[str]:
-    return [taken.window.name for taken in made.take(lambda: most)]
+    return [taken.window.name for taken in made.take(lambda shape: most)]
 
 
 def test_jobs_take_turns() -> None:
@@ -94,7 +94,7 @@ def test_what_is_put_back_is_taken_again_first_and_costs_nothing() -> None:
     line, other = made.open(), made.open()
     fill(made, line, "a1", "a2", "a3")
     fill(made, other, "b1", "b2")
-    taken = made.take(lambda: 2)
+    taken = made.take(lambda shape: 2)
     made.put_back(taken)
     assert names(made, 5) == ["a1", "b1", "a2", "b2", "a3"]
 
@@ -104,7 +104,7 @@ def test_a_closed_job_is_forgotten_wherever_its_windows_are() -> None:
     line, other = made.open(), made.open()
     fill(made, line, "a1", "a2")
     fill(made, other, "b1")
-    taken = made.take(lambda: 1)
+    taken = made.take(lambda shape: 1)
     assert [window.name for window in made.close(line)] == ["a2"]
     assert [window.name for window in made.put_back(taken)] == ["a1"]
     with pytest.raises(ValueError, match="closed"):
@@ -135,9 +135,9 @@ def test_a_batch_waits_a_moment_for_windows_that_are_expected() -> None:
 
 def test_a_queue_that_was_stopped_gives_nothing() -> None:
     made = queue()
-    lane = threading.Thread(target=lambda: made.take(lambda: 1))
+    lane = threading.Thread(target=lambda: made.take(lambda shape: 1))
     lane.start()
     made.stop()
     lane.join(10.0)
     assert not lane.is_alive()
-    assert made.take(lambda: 1) == []
+    assert made.take(lambda shape: 1) == []

@@ -19,6 +19,7 @@ _LIBRARY_SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_ETAG_TIMEOUT": "10",  # seconds
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of the driver's own tool, by which the front counts GPUs
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from other slots and processes
 }
 

@@ -18,12 +18,14 @@ import structlog
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes
+from services.worker.engine.memory import BYTES_PER_NUMBER, CPU_BATCH, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
     FromEngine,
     Ping,
     Pong,
+    Recycle,
     RunWork,
     StateReported,
     ToEngine,
@@ -31,7 +33,7 @@ from services.worker.engine.messages import (
     encode,
     receive,
 )
-from services.worker.engine.models import Models, choose_device, device_name
+from services.worker.engine.models import LoadedModel, Models, choose_device, device_name
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkError
@@ -39,7 +41,8 @@ from services.worker.work import EngineState, Report
 
 log = structlog.get_logger()
 
-_BATCH_SIZE = {"cpu": 8, "cuda": 16}
+_BATCH_SIZE = {"cpu": CPU_BATCH, "cuda": 16}
+"""Where nothing else is known."""
 
 _MOST_LANES = 4
 
@@ -72,16 +75,15 @@ class EngineChild:
         self._pipe = pipe
         self._settings = settings
         self._device = choose_device(settings.device)
-        self._device_name = device_name(self._device)
+        self._device_name = device_name(self._device, settings.gpu)
         self._ready = False
         self._telling = threading.Lock()
         self._canceled: dict[int, threading.Event] = {}
         lanes, threads = _lanes(settings, self._device)
-        self._models = Models(settings, self._device, threads, lanes, self._tell)
+        self._models = Models(settings, self._device, threads, self._tell, lanes=lanes)
         self._diarizer = Diarizer(settings, self._device, self._tell)
-        batch_size = settings.batch_size or _BATCH_SIZE[self._device]
-        encode_rows = 1 if self._device == "cpu" else batch_size  # a row fills a core, and more of them its cache
-        self._lanes = Lanes(lanes, batch_size, encode_rows, _LINGER_SECONDS, _exit_on_fault)
+        encode_rows = 1 if self._device == "cpu" else 0  # there a row fills a core, and several its cache
+        self._lanes = Lanes(lanes, encode_rows, _LINGER_SECONDS, self._batch_limit, self, _exit_on_fault)
         self._tools = Tools(self._models, self._diarizer, self._lanes, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -105,8 +107,39 @@ class EngineChild:
                     self._canceled[run].set()
             case Ping():
                 self._pipe.send(Pong())
+                self._loader.submit(self._models.unload_unused).add_done_callback(_exit_on_fault)
             case Configure():
                 log.error("configured_twice")
+
+    def _batch_limit(self, model: LoadedModel) -> BatchLimit:
+        """As it is set, or what fits beside the model that was just loaded."""
+        if self._settings.batch_size:
+            return BatchLimit(self._settings.batch_size)
+        free = self._models.free_bytes()
+        if self._device == "cpu" or free is None or model.shape is None:
+            return BatchLimit(_BATCH_SIZE[self._device])
+        number = BYTES_PER_NUMBER.get(model.compute_type, 2)
+        diarization = bool(self._diarizer.name)
+        before = free + model.weights_bytes
+        size = auto_batch_size(
+            before,
+            model.weights_bytes,
+            model.shape,
+            diarization,
+            self._device,
+            lanes=model.lanes,
+            bytes_per_number=number,
+        )
+        log.info("batch_size_chosen", model=model.name, batch_size=size, free_mib=free >> 20)
+        return BatchLimit(size)
+
+    # --- what the lanes ask for when memory is short
+
+    def release(self) -> bool:
+        return bool(self._models.release_idle())
+
+    def replace_process(self, reason: str, batch_size: int) -> None:
+        self._pipe.send(Recycle(reason, batch_size))
 
     def _run(self, message: RunWork, canceled: threading.Event) -> None:
         def report(of: Report) -> None:
@@ -117,8 +150,9 @@ class EngineChild:
 
     def _load(self) -> None:
         prepare.warm_up()
-        with contextlib.suppress(WorkError):  # its state says why; jobs for other models can still run
-            self._models.get(self._settings.default_model)
+        # What is wrong with it its state says; jobs for other models can still run.
+        with contextlib.suppress(WorkError), self._models.use(self._settings.default_model):
+            pass
         self._ready = True
         self._tell()
         self._diarizer.load()

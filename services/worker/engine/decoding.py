@@ -7,7 +7,7 @@ decoding and alignment each have batches of their own size.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,7 +75,9 @@ class Voice:
         self.tokenizer = Tokenizer(
             model.whisper.hf_tokenizer, model.whisper.model.is_multilingual, task="transcribe", language=language
         )
-        self.features = NumpyFeatures(model.whisper) if model.device == "cpu" else TorchFeatures(model.whisper, "cuda")
+        self.features = (
+            NumpyFeatures(model.whisper) if model.device == "cpu" else TorchFeatures(model.whisper, model.device)
+        )
         self._options = options
 
     def prompt(self, search: Search) -> list[int]:
@@ -118,12 +120,24 @@ class Request:
     encoded: Any = None
     done: Future[tuple[Segment, ...]] = field(default_factory=Future)
 
+    def begin_anew(self) -> None:
+        """As if it had not been on the device."""
+        self.encoded = None
+        self.search = 0
+        self.tries.clear()
+
     @property
     def shape(self) -> tuple[object, ...]:
         """(model, tokens before the text, of which before the transcript's start, search, longest text)."""
         prompt = self.voice.prompt(SEARCHES[self.search])
         start = prompt.index(self.voice.tokenizer.sot)
-        return (id(self.voice.model), len(prompt), start, self.search, most_tokens(self.seconds))
+        return (self.voice.model.name, len(prompt), start, self.search, most_tokens(self.seconds))
+
+
+def model_of(shape: Hashable) -> str:
+    """The name of the model that requests of this shape are for."""
+    assert isinstance(shape, tuple)
+    return str(shape[0])
 
 
 # --- on the device
@@ -172,18 +186,18 @@ def _encode(requests: Sequence[Request], rows: int) -> None:
         voice = part[0].voice
         features = voice.features.stacked([request.features for request in part])
         view = voice.model.whisper.model.encode(ctranslate2.StorageView.from_array(features))
-        for request, row in zip(part, _split(view), strict=True):
+        for request, row in zip(part, _split(view, voice.model), strict=True):
             request.encoded = row
 
 
-def _split(view: Any) -> Any:
+def _split(view: Any, model: LoadedModel) -> Any:
     """The rows of an encoder output, each with a first dimension of 1, where they are: in NumPy or on the GPU."""
     if view.dtype == ctranslate2.DataType.bfloat16:  # which neither NumPy nor the CUDA interface knows; nothing is lost
         view = view.to(ctranslate2.DataType.float32)
     if view.device == "cuda":
         import torch
 
-        return torch.as_tensor(view, device="cuda")[:, None].unbind()
+        return torch.as_tensor(view, device=model.device)[:, None].unbind()
     rows = np.asarray(view)
     return [rows[row : row + 1] for row in range(len(rows))]
 

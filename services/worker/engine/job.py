@@ -95,7 +95,18 @@ class _Job:
 
     def run(self) -> Outcome:
         started = time.monotonic()
-        model, language = self._model()
+        name = self._options.model or self._tools.default_model
+        if self._options.diarization:
+            self._tools.diarizer.require()
+        self._check()
+        if not self._tools.models.is_loaded(name):
+            self._report(StageChanged("loading", f"loading model {name}"))
+        with self._tools.models.use(name, self._check) as model:
+            duration = self._work_through(model, settle_language(model, self._options.language))
+        return Completed(duration, time.monotonic() - started)
+
+    def _work_through(self, model: LoadedModel, language: str) -> float:
+        """Returns the recording's length, in seconds."""
         self._check()
         self._report(StageChanged("preparing"))
         samples = prepare.decode(self._work.audio_path, self._check)
@@ -106,22 +117,11 @@ class _Job:
         turns = self._turns(samples, plan)
         self._report(StageChanged("transcribing"))
         self._transcribe(model, plan.language, samples, windows, self._finished(plan), turns)
-        return Completed(plan.duration, time.monotonic() - started)
+        return plan.duration
 
     def _check(self) -> None:
         if self._is_canceled():
             raise WorkCanceled
-
-    def _model(self) -> tuple[LoadedModel, str]:
-        """The model and the language, "" where it must be heard; what can be refused is refused before any work."""
-        name = self._options.model or self._tools.default_model
-        if self._options.diarization:
-            self._tools.diarizer.require()
-        self._check()
-        if not self._tools.models.is_loaded(name):
-            self._report(StageChanged("loading", f"loading model {name}"))
-        model = self._tools.models.get(name)
-        return model, settle_language(model, self._options.language)
 
     def _plan(self, model: LoadedModel, language: str, samples: Samples, windows: Sequence[SpeechWindow]) -> WindowPlan:
         digest = fingerprint(windows, self._decisive(model))
@@ -182,21 +182,22 @@ class _Job:
     ) -> None:
         progress = SpeechProgress(windows, finished, time.monotonic)
         missing = deque(window for window in windows if window.index not in finished)
-        with self._tools.lanes.line() as line:
+        with self._tools.lanes.line(model) as line:
             decoding = _Decoding(
                 self._work.key, Voice(model, language, self._options), line, samples, self._is_canceled
             )
             waiting: deque[tuple[SpeechWindow, Request]] = deque()
             while missing or waiting:
-                while missing and not self._is_canceled() and len(waiting) < self._tools.lanes.ahead:
-                    line.expect(min(len(missing), self._tools.lanes.ahead - len(waiting)))
+                while missing and not self._is_canceled() and len(waiting) < self._tools.lanes.ahead(model):
+                    line.expect(min(len(missing), self._tools.lanes.ahead(model) - len(waiting)))
                     window = missing.popleft()
                     waiting.append((window, decoding.begin(window)))
                 if not waiting:
                     raise WorkCanceled
                 window, request = waiting.popleft()
                 segments = decoding.finish(window, request, again=self._options.vad)
-                self._report(WindowFinished(window.index, self._assembled(segments, turns)))
+                silent = self._options.vad and not segments
+                self._report(WindowFinished(window.index, self._assembled(segments, turns), silent))
                 if (now := progress.add(window)) is not None:
                     self._report(now)
 

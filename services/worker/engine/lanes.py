@@ -7,14 +7,17 @@ found is judged, aligned and handed over by the threads beside it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Protocol
 
 import structlog
 
 from services.worker.engine import decoding
-from services.worker.engine.decoding import SEARCHES, Request
+from services.worker.engine.decoding import SEARCHES, Request, model_of
+from services.worker.engine.memory import BatchLimit, is_out_of_memory, needs_new_process
+from services.worker.engine.models import LoadedModel
 from services.worker.engine.window_queue import Line, Taken, WindowQueue
 from services.worker.pipeline.quality import Try, Verdict, best, judge
 from services.worker.work import AttemptKey
@@ -44,34 +47,50 @@ class JobLine:
         _cancel(self._queue.close(self._line))
 
 
+class Memory(Protocol):
+    """The device's memory, as far as the lanes can do something about it."""
+
+    def release(self) -> bool:
+        """Frees what is not in use; whether that was anything."""
+        ...
+
+    def replace_process(self, reason: str, batch_size: int) -> None:
+        """Asks for another process in the place of this one, which ends soon."""
+        ...
+
+
 class Lanes:
-    """``batch_size``: windows of one batch at most; ``encode_rows``: of them encoded at once; ``on_end`` hears of a lane
-    that ended, by a fault or by `stop`."""
+    """``limit_of`` tells how many windows of a model a batch may have; ``encode_rows``: of them encoded at once, 0 for all;
+    ``room``: is asked to free memory; ``on_end`` hears of a lane that ended, by a fault or by `stop`."""
 
     def __init__(
         self,
         lanes: int,
-        batch_size: int,
         encode_rows: int,
         linger_seconds: float,
+        limit_of: Callable[[LoadedModel], BatchLimit],
+        memory: Memory,
         on_end: Callable[[Future[None]], None],
     ) -> None:
         self.queue: WindowQueue[Request] = WindowQueue(lanes, linger_seconds)
-        self._batch_size = batch_size
+        self._limit_of = limit_of
+        self._limits: dict[str, BatchLimit] = {}
+        self._memory = memory
         self._encode_rows = encode_rows
         self._count = lanes
         self._on_end = on_end
         self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
         self._beside = ThreadPoolExecutor(lanes, thread_name_prefix="beside")
 
-    @property
-    def ahead(self) -> int:
+    def ahead(self, model: LoadedModel) -> int:
         """Windows that a job should have in line, so that no lane waits for it: twice what the lanes take, among all jobs."""
-        return max(2, -(-2 * self._count * self._batch_size // max(1, self.queue.jobs)))
+        return max(2, -(-2 * self._count * self._limits[model.name].size // max(1, self.queue.jobs)))
 
     @contextmanager
-    def line(self) -> Iterator[JobLine]:
+    def line(self, model: LoadedModel) -> Iterator[JobLine]:
         """A job's place in the queue; what it still has there when it is left is forgotten."""
+        if model.name not in self._limits:
+            self._limits[model.name] = self._limit_of(model)
         line = JobLine(self.queue, self.queue.open())
         try:
             yield line
@@ -88,22 +107,28 @@ class Lanes:
         self._beside.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
-        while batch := self.queue.take(lambda: self._batch_size):
+        while batch := self.queue.take(self._most):
             self._decode(batch)
+
+    def _most(self, shape: Hashable) -> int:
+        return self._limits[model_of(shape)].size
 
     def _decode(self, batch: Sequence[Taken[Request]]) -> None:
         requests = [taken.window for taken in batch]
         try:
-            tries = decoding.decode(requests, self._encode_rows)
+            tries = decoding.decode(requests, self._encode_rows or len(requests))
         except Exception as error:  # noqa: BLE001 - it is handed to whoever waits for the window
             self._failed(batch, error)
         else:
+            self._limits[requests[0].voice.model.name].succeeded(len(requests))
             _log_decoded(requests)
             self._beside.submit(self._judge, batch, tries)
 
     def _failed(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
         """One window that cannot be decoded takes no other along."""
-        if len(batch) > 1:
+        if needs_new_process(error) or is_out_of_memory(error):
+            self._out_of_memory(batch, error)
+        elif len(batch) > 1:
             log.warning("batch_failed", windows=len(batch), error=str(error))
             for taken in batch:
                 self._decode([taken])
@@ -126,10 +151,27 @@ class Lanes:
                 request.encoded = None
                 request.done.set_result(segments)
         except Exception as error:  # a fault here must not leave jobs waiting
+            unfinished = [taken for taken in batch if taken.window in chosen and not taken.window.done.done()]
+            if needs_new_process(error) or is_out_of_memory(error):
+                self._out_of_memory(unfinished, error)
+                return
             log.exception("windows_not_finished", windows=len(batch))
-            for request in chosen:
-                if not request.done.done():
-                    request.done.set_exception(error)
+            for taken in unfinished:
+                taken.window.done.set_exception(error)
+
+    def _out_of_memory(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
+        """The windows go back to where they came from, smaller batches are taken from now on, and where that cannot help
+        the process is replaced, which costs nobody anything."""
+        limit = self._limits[batch[0].window.voice.model.name]
+        size = limit.halve(len(batch))
+        log.warning("memory_short", windows=len(batch), batch_size=size, error=str(error))
+        for taken in batch:
+            taken.window.begin_anew()
+        if needs_new_process(error):
+            self._memory.replace_process(str(error), size)
+        elif not self._memory.release() and len(batch) == 1:
+            self._memory.replace_process(f"no memory for a single window: {error}", size)
+        _cancel(self.queue.put_back(batch))
 
 
 def _cancel(requests: Iterable[Request]) -> None:

@@ -129,30 +129,42 @@ class WindowQueue(Generic[W]):
             self._stopped = True
             self._changed.notify_all()
 
-    def take(self, most: Callable[[], int]) -> list[Taken[W]]:
-        """The next batch, of at most ``most()`` windows of one shape; waits for it. Empty once the queue was stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._waits())
-            deadline = self._now() + self._linger
-            while not self._stopped and self._expects_more(most()) and (left := deadline - self._now()) > 0:
-                self._changed.wait(left)
-            return [] if self._stopped else self._batch(most())
+    def take(self, most_of: Callable[[Hashable], int]) -> list[Taken[W]]:
+        """The next batch, of at most ``most_of(shape)`` windows of one shape; waits for it. Empty once the queue was stopped."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._next() is not None)
+                deadline = self._now() + self._linger
+                while not self._stopped and self._expects_more(most_of) and (left := deadline - self._now()) > 0:
+                    self._changed.wait(left)
+                if self._stopped:
+                    return []
+                if batch := self._batch(most_of):  # else another lane was quicker, or the job is gone
+                    return batch
 
-    def _waits(self) -> bool:
-        return any(line.windows for line in self._lines)
-
-    def _expects_more(self, most: int) -> bool:
-        waiting = sum(len(line) for line in self._lines)
-        return waiting < most * self._lanes and any(line.expected for line in self._lines)
-
-    def _batch(self, most: int) -> list[Taken[W]]:
-        """What is left at the end is shared among the lanes, or one of them would be idle while another has it all."""
+    def _next(self) -> Line[W] | None:
+        """Whose turn it is."""
         waiting = [line for line in self._lines if line.windows]
-        if not waiting:
-            return []
-        first = min(waiting, key=lambda line: (line.clock, line.first()[0]))
+        return min(waiting, key=lambda line: (line.clock, line.first()[0]), default=None)
+
+    def _expects_more(self, most_of: Callable[[Hashable], int]) -> bool:
+        first = self._next()
+        if first is None or not any(line.expected for line in self._lines):
+            return False
         shape = first.first()[1]
-        fitting = sum(len(line.windows.get(shape, ())) for line in waiting)
+        return self._fitting(shape) < most_of(shape) * self._lanes
+
+    def _fitting(self, shape: Hashable) -> int:
+        return sum(len(line.windows.get(shape, ())) for line in self._lines)
+
+    def _batch(self, most_of: Callable[[Hashable], int]) -> list[Taken[W]]:
+        """What is left at the end is shared among the lanes, or one of them would be idle while another has it all."""
+        first = self._next()
+        if first is None:
+            return []
+        waiting = [line for line in self._lines if line.windows]
+        shape = first.first()[1]
+        most, fitting = most_of(shape), self._fitting(shape)
         if not any(line.expected for line in self._lines):
             most = min(most, max(1, -(-fitting // self._lanes)))
         batch = [self._pop(first, shape)]

@@ -36,7 +36,9 @@ class SpeechProgress:
         if now - self._last < INTERVAL_SECONDS:
             return None
         self._last = now
-        return Progress(min(100.0, round(100 * self._done / self._total, 1)))
+        left = self.seconds_left()
+        percent = min(100.0, round(100 * self._done / self._total, 1))
+        return Progress(percent, None if left is None else round(left, 1))
 
     def seconds_left(self) -> float | None:
         """At the speed of the last minute; None while that is not known."""
