@@ -69,13 +69,12 @@ class LoadedModel:
 
 @dataclass(slots=True)
 class _Holding:
-    """A loaded model. ``names`` are those it was asked for by, ``leases`` its users; ``kept``: some never give it back."""
+    """A loaded model. ``names`` are those it was asked for by, ``leases`` its users."""
 
     model: LoadedModel
     used: float
     names: set[str] = field(default_factory=set)
     leases: int = 0
-    kept: bool = False
 
 
 def _go_on() -> None:
@@ -148,12 +147,6 @@ class Models:
                 holding.used = self._clock()
                 self._given_back += 1
                 self._guard.notify_all()
-
-    def get(self, name: str) -> LoadedModel:
-        """As `use`, for good: the model is never unloaded from then on."""
-        holding = self._lease(name, _go_on)
-        holding.kept = True
-        return holding.model
 
     def unload_unused(self) -> None:
         """Unloads what nobody has used for IDLE_SECONDS, but for the default model. To be called now and then."""
@@ -263,7 +256,7 @@ class Models:
 
     def _room_may_come(self) -> bool:
         with self._guard:
-            return any(holding.leases and not holding.kept for holding in self._held.values())
+            return any(holding.leases for holding in self._held.values())
 
     def _wait_for_lease_to_end(self, given_back: int, until: float, check: Callable[[], None]) -> None:
         while self._clock() < until:
