@@ -97,7 +97,7 @@ async def _serve(
         gpus = await find_gpus(settings.worker_device, settings.cuda_visible_devices)
         berths = _berths(settings, gpus)
         slots = sum(berths)
-        engine = _engine(settings, gpus, berths, make_engine)
+        engine = _engine(settings, folder, gpus, berths, make_engine)
         offer = Offer(settings.worker_model, settings.worker_max_file_mb * MEGABYTE)
         status = WorkerStatus(offer, slots, engine.state)
         metrics = Metrics(status)
@@ -273,15 +273,20 @@ def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
     return [wanted // engines + (number < wanted % engines) for number in range(engines)]
 
 
-def _engine(settings: WorkerSettings, gpus: Sequence[Gpu], berths: Sequence[int], make_engine: MakeEngine) -> Engine:
+def _engine(
+    settings: WorkerSettings, folder: Path, gpus: Sequence[Gpu], berths: Sequence[int], make_engine: MakeEngine
+) -> Engine:
+    spools = folder / "spool"
     engines = [
-        make_engine(_engine_settings(settings, slots, number, gpus[number].uuid if gpus else ""))
+        make_engine(_engine_settings(settings, slots, number, gpus[number].uuid if gpus else "", spools / str(number)))
         for number, slots in enumerate(berths)
     ]
     return engines[0] if len(engines) == 1 else Fleet(list(zip(engines, berths, strict=True)))
 
 
-def _engine_settings(settings: WorkerSettings, slots: int, device_index: int, gpu: str) -> EngineSettings:
+def _engine_settings(
+    settings: WorkerSettings, slots: int, device_index: int, gpu: str, spool_dir: Path
+) -> EngineSettings:
     return EngineSettings(
         default_model=settings.worker_model,
         bundled_dir=BUNDLED,
@@ -293,6 +298,7 @@ def _engine_settings(settings: WorkerSettings, slots: int, device_index: int, gp
         slots=slots,
         diarization_model=settings.worker_diarization_model,
         hf_token=settings.hf_token.get_secret_value(),
+        spool_dir=spool_dir,
         log_dir=settings.log_dir,
         device_index=device_index,
         gpu=gpu,

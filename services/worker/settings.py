@@ -100,7 +100,8 @@ class WorkerSettings(ProcessSettings):
         default=2000, ge=1, description="Largest recording in MB (1024 * 1024 bytes); protects the disk."
     )
     worker_data_dir: Path = Field(
-        default=Path("data/worker"), description="Folder of uploaded recordings; this worker's own."
+        default=Path("data/worker"),
+        description="Folder of uploaded recordings, of their sound while they are decoded (115 MB an hour), and of the journal; this worker's own.",
     )
     worker_audio_quota_mb: int = Field(
         default=50_000,

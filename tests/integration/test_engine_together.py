@@ -55,23 +55,27 @@ async def test_a_transcript_is_the_same_alone_in_company_and_at_any_batch_size(e
     assert word_errors(long.text, together.text) <= MOST_WORD_ERRORS
 
 
-async def test_a_short_job_does_not_wait_for_long_ones(long: Long) -> None:
+async def test_a_short_job_does_not_wait_for_long_ones(tmp_path: Path) -> None:
     """Small batches, so that what is in the lanes' hands when it comes is little."""
+    long = make_long(tmp_path, seconds=400)
     short = min(recordings.examples(), key=lambda example: example.duration)
     done: list[str] = []
-    async with started(slots=6, batch_size=2) as engine:
 
-        async def named(name: str, path: Path) -> Run:
-            found = await run(engine, path)
-            done.append(name)
-            return found
-
-        many = [asyncio.ensure_future(named("long", long.path)) for _ in range(4)]
-        async for report in engine.run(work(long.path)):
+    async def follow(engine: Supervisor, going: asyncio.Event) -> None:
+        async for report in engine.run(work(long.path, vad=False)):  # which is soon prepared
             if isinstance(report, WindowFinished):
-                break
-        found = await named("short", short.path)
-        await asyncio.gather(*many)
+                going.set()
+        done.append("long")
+
+    async with started(slots=4, batch_size=2) as engine, asyncio.TaskGroup() as group:
+        all_going = [asyncio.Event() for _ in range(3)]
+        for going in all_going:
+            group.create_task(follow(engine, going))
+        async with asyncio.timeout(2 * DEADLINE):
+            for going in all_going:
+                await going.wait()
+        found = await run(engine, short.path)
+        done.append("short")
     assert word_errors(short.text, found.text) <= MOST_WORD_ERRORS
     assert done[0] == "short"
 

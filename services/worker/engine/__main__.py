@@ -20,6 +20,7 @@ _LIBRARY_SWITCHES = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_ETAG_TIMEOUT": "10",  # seconds
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of the driver's own tool, by which the front counts GPUs
+    "PYTHONWARNINGS": "ignore:resource_tracker",  # which complains of what a killed process could not give back
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from other slots and processes
 }
 

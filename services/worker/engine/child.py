@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import BinaryIO
 
 import structlog
@@ -34,8 +36,8 @@ from services.worker.engine.messages import (
     receive,
 )
 from services.worker.engine.models import LoadedModel, Models, choose_device, device_name
+from services.worker.engine.preparation import Preparation, default_processes
 from services.worker.engine.protocol import EngineSettings
-from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkError
 from services.worker.work import EngineState, Report
 
@@ -84,7 +86,8 @@ class EngineChild:
         self._diarizer = Diarizer(settings, self._device, self._tell)
         encode_rows = 1 if self._device == "cpu" else 0  # there a row fills a core, and several its cache
         self._lanes = Lanes(lanes, encode_rows, _LINGER_SECONDS, self._batch_limit, self, _exit_on_fault)
-        self._tools = Tools(self._models, self._diarizer, self._lanes, settings.default_model)
+        self._preparation = Preparation(default_processes(), _spool(settings))
+        self._tools = Tools(self._models, self._diarizer, self._preparation, self._lanes, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -95,6 +98,7 @@ class EngineChild:
         self._loader.submit(self._load).add_done_callback(_exit_on_fault)
         while (message := self._pipe.receive()) is not None:
             self._handle(message)
+        self._preparation.close()
 
     def _handle(self, message: ToEngine) -> None:
         match message:
@@ -149,7 +153,7 @@ class EngineChild:
         self._canceled.pop(message.run, None)
 
     def _load(self) -> None:
-        prepare.warm_up()
+        self._preparation.start()
         # What is wrong with it its state says; jobs for other models can still run.
         with contextlib.suppress(WorkError), self._models.use(self._settings.default_model):
             pass
@@ -185,6 +189,12 @@ def _lanes(settings: EngineSettings, device: str) -> tuple[int, int]:
     cores = len(os.sched_getaffinity(0))
     lanes = min(cores, _MOST_LANES)
     return lanes, settings.cpu_threads or max(1, cores // lanes)
+
+
+def _spool(settings: EngineSettings) -> Path:
+    if settings.spool_dir is not None:
+        return settings.spool_dir
+    return Path(tempfile.mkdtemp(prefix="bulkscribe-spool-"))
 
 
 def _exit_on_fault(future: Future[None]) -> None:

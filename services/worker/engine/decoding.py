@@ -21,8 +21,8 @@ from faster_whisper.transcribe import get_suppressed_tokens
 from services.worker.engine.features import NumpyFeatures, TorchFeatures, mel
 from services.worker.engine.models import LoadedModel
 from services.worker.pipeline.faults import WorkError
-from services.worker.pipeline.prepare import Samples
 from services.worker.pipeline.quality import Try
+from services.worker.pipeline.recording import Samples
 from services.worker.work import AttemptKey, Options, Segment, Word
 
 

@@ -18,7 +18,7 @@ from services.worker.engine.model_files import short_error
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.assemble import name_speakers
 from services.worker.pipeline.faults import WorkError
-from services.worker.pipeline.prepare import Samples
+from services.worker.pipeline.recording import Samples
 from services.worker.pipeline.windows import SAMPLE_RATE
 from services.worker.work import Options, SpeakerTurn
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from faster_whisper.audio import pad_or_trim
 
-from services.worker.pipeline.prepare import Samples
+from services.worker.pipeline.recording import Samples
 
 
 def mel(whisper: Any, samples: Samples) -> Samples:

@@ -20,13 +20,13 @@ from services.worker.engine.decoding import (
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.lanes import JobLine, Lanes
 from services.worker.engine.models import LoadedModel, Models
-from services.worker.pipeline import prepare
+from services.worker.engine.preparation import Preparation
 from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.pipeline.faults import WorkCanceled, WorkError
-from services.worker.pipeline.prepare import Samples
 from services.worker.pipeline.progress import SpeechProgress
+from services.worker.pipeline.recording import PreparedRecording
 from services.worker.pipeline.sentences import segments_of
-from services.worker.pipeline.windows import SAMPLE_RATE, SpeechWindow, fingerprint, halves, to_recording_time
+from services.worker.pipeline.windows import SpeechWindow, fingerprint, halves, to_recording_time
 from services.worker.work import (
     AttemptKey,
     Canceled,
@@ -59,6 +59,7 @@ class Tools:
 
     models: Models
     diarizer: Diarizer
+    preparation: Preparation
     lanes: Lanes
     default_model: str
 
@@ -109,21 +110,26 @@ class _Job:
         """Returns the recording's length, in seconds."""
         self._check()
         self._report(StageChanged("preparing"))
-        samples = prepare.decode(self._work.audio_path, self._check)
-        windows = prepare.plan(samples, vad=self._options.vad, max_seconds=model.chunk_seconds)
-        self._check()
-        plan = self._plan(model, language, samples, windows)
-        self._report(Planned(plan))
-        turns = self._turns(samples, plan)
-        self._report(StageChanged("transcribing"))
-        self._transcribe(model, plan.language, samples, windows, self._finished(plan), turns)
+        with self._tools.preparation.prepared(
+            self._work.audio_path,
+            vad=self._options.vad,
+            max_seconds=model.chunk_seconds,
+            check=self._check,
+            note=lambda text: self._report(StageChanged("preparing", text)),
+        ) as recording:
+            plan = self._plan(model, language, recording)
+            self._report(Planned(plan))
+            turns = self._turns(recording, plan)
+            self._report(StageChanged("transcribing"))
+            self._transcribe(model, plan.language, recording, self._finished(plan), turns)
         return plan.duration
 
     def _check(self) -> None:
         if self._is_canceled():
             raise WorkCanceled
 
-    def _plan(self, model: LoadedModel, language: str, samples: Samples, windows: Sequence[SpeechWindow]) -> WindowPlan:
+    def _plan(self, model: LoadedModel, language: str, recording: PreparedRecording) -> WindowPlan:
+        windows = recording.windows
         digest = fingerprint(windows, self._decisive(model))
         probability = 1.0
         earlier = self._work.finished
@@ -131,10 +137,10 @@ class _Job:
             language, probability = earlier.plan.language, earlier.plan.language_probability
         elif not language:
             language, probability = detect_language(
-                model, [prepare.cut_out(samples, w) for w in windows[:_HEARD_WINDOWS]]
+                model, [recording.cut_out(window) for window in windows[:_HEARD_WINDOWS]]
             )
         stretches = tuple(window.stretch() for window in windows)
-        return WindowPlan(digest, language, probability, len(samples) / SAMPLE_RATE, stretches)
+        return WindowPlan(digest, language, probability, recording.seconds, stretches)
 
     def _decisive(self, model: LoadedModel) -> dict[str, object]:
         """Everything besides the plan that text, times and speakers depend on."""
@@ -159,7 +165,7 @@ class _Job:
             return frozenset()
         return earlier.finished_windows
 
-    def _turns(self, samples: Samples, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
+    def _turns(self, recording: PreparedRecording, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
         if not self._options.diarization:
             return ()
         self._report(StageChanged("diarizing"))
@@ -167,7 +173,7 @@ class _Job:
         if earlier is not None and earlier.plan.fingerprint == plan.fingerprint and earlier.turns is not None:
             turns = earlier.turns
         else:
-            turns = self._tools.diarizer.turns(samples, self._options, self._check)
+            turns = self._tools.diarizer.turns(recording.whole(), self._options, self._check)
         self._report(SpeakersFound(turns))
         return turns
 
@@ -175,16 +181,16 @@ class _Job:
         self,
         model: LoadedModel,
         language: str,
-        samples: Samples,
-        windows: Sequence[SpeechWindow],
+        recording: PreparedRecording,
         finished: frozenset[int],
         turns: Sequence[SpeakerTurn],
     ) -> None:
+        windows = recording.windows
         progress = SpeechProgress(windows, finished, time.monotonic)
         missing = deque(window for window in windows if window.index not in finished)
         with self._tools.lanes.line(model) as line:
             decoding = _Decoding(
-                self._work.key, Voice(model, language, self._options), line, samples, self._is_canceled
+                self._work.key, Voice(model, language, self._options), line, recording, self._is_canceled
             )
             waiting: deque[tuple[SpeechWindow, Request]] = deque()
             while missing or waiting:
@@ -210,16 +216,21 @@ class _Decoding:
     """One job's windows on their way through the device."""
 
     def __init__(
-        self, key: AttemptKey, voice: Voice, line: JobLine, samples: Samples, is_canceled: Callable[[], bool]
+        self,
+        key: AttemptKey,
+        voice: Voice,
+        line: JobLine,
+        recording: PreparedRecording,
+        is_canceled: Callable[[], bool],
     ) -> None:
         self._key = key
         self._voice = voice
         self._line = line
-        self._samples = samples
+        self._recording = recording
         self._is_canceled = is_canceled
 
     def begin(self, window: SpeechWindow, part: bool = False) -> Request:
-        features = self._voice.features.of(prepare.cut_out(self._samples, window))
+        features = self._voice.features.of(self._recording.cut_out(window))
         request = Request(self._key, window.index, self._voice, features, window.seconds, part=part)
         self._line.put(request)
         return request

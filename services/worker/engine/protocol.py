@@ -23,6 +23,7 @@ class EngineSettings:
     - slots: jobs at once; cpu_threads: per job, 0 means the cores shared among the slots.
     - diarization_model: "auto", "demo", "none", a hub name or a folder (``WORKER_DIARIZATION_MODEL``).
     - hf_token: for gated models; crosses the pipe only, never a command line or a log.
+    - spool_dir: this child's own folder for recordings while they are decoded; None for one of the system's that goes with it.
     - log_dir: folder of app.log; None means stderr only.
     """
 
@@ -37,6 +38,7 @@ class EngineSettings:
     cpu_threads: int = 0
     diarization_model: str = "auto"
     hf_token: str = field(default="", repr=False)
+    spool_dir: Path | None = None
     log_dir: Path | None = None
     device_index: int = 0
     gpu: str = ""
