@@ -163,6 +163,7 @@ class SystemArm:
         """In a session of its own, so that nothing of an earlier round is found again."""
         self._round += 1
         place = self._up.folder / f"round-{self._round}"
+        place.mkdir()
         output = place / "transcripts"
         await run_batch(
             folder,
