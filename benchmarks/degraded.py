@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.corpus import RATE, Samples
 
-TELEPHONE_HERTZ = (300.0, 3400.0)
+LOW_HERTZ, HIGH_HERTZ = 300.0, 4000.0
+"""A telephone's: sound below the first is weakened (first order), nothing above the second passes."""
+_MU, _STEPS = 255.0, 127.0
 FULL_SCALE = 32767
 _CHORD_HERTZ = (220.0, 277.2, 329.6, 440.0)
 _BEAT_SECONDS = 0.5
@@ -27,11 +29,14 @@ def with_noise(samples: Samples, decibels: float, numbers: np.random.Generator) 
 
 
 def telephone(samples: Samples) -> Samples:
-    """Only what a telephone lets pass, as if sampled at 8 kHz."""
+    """As if sampled at 8 kHz by a telephone: nothing above 4 kHz, less and less below 300 Hz, and µ-law's 8 bits (G.711)."""
     spectrum = np.fft.rfft(samples.astype(np.float64))
     hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
-    spectrum[(hertz < TELEPHONE_HERTZ[0]) | (hertz > TELEPHONE_HERTZ[1])] = 0
-    return _as_samples(np.fft.irfft(spectrum, len(samples)))
+    spectrum *= 1 / np.sqrt(1 + (LOW_HERTZ / np.maximum(hertz, 1.0)) ** 2)
+    spectrum[hertz >= HIGH_HERTZ] = 0
+    sound = np.clip(np.fft.irfft(spectrum, len(samples)) / FULL_SCALE, -1, 1)
+    coded = np.round(_STEPS * np.sign(sound) * np.log1p(_MU * np.abs(sound)) / np.log1p(_MU)) / _STEPS
+    return _as_samples(FULL_SCALE * np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU)
 
 
 def tones(seconds: float, level: float, numbers: np.random.Generator) -> Samples:

@@ -49,7 +49,7 @@ PRACTICAL_SHARE = 0.65
 @dataclass(frozen=True, slots=True)
 class Options:
     """``audio_minutes`` is each long file's length; ``stock_seconds`` the audio of each set that stock does in a round,
-    ``sequential_seconds`` the one that it does window by window."""
+    ``sequential_seconds`` the one that it does window by window. ``device`` "cpu" is for trying out this program itself."""
 
     models: tuple[str, ...] = ("large-v3", "turbo")
     sets: tuple[str, ...] = ("long", "ragged")
@@ -64,6 +64,7 @@ class Options:
     rounds: int = 3
     stock_seconds: float = 4800.0
     sequential_seconds: float = 1200.0
+    device: str = "cuda"
 
 
 QUICK = Options(
@@ -80,7 +81,7 @@ QUICK = Options(
 
 async def measure(options: Options) -> Report:
     """Raises NotMeasured where there is no GPU."""
-    card = require_gpu()
+    card = require_gpu() if options.device == "cuda" else "a CPU"
     made: list[Figure] = []
     notes = [f"measured on {card}"]
     with tempfile.TemporaryDirectory(prefix="bulkscribe-gpu-", dir=scratch_root()) as scratch:
@@ -93,7 +94,7 @@ async def measure(options: Options) -> Report:
             model = folder / "models" / f"random-{name}"
             await asyncio.to_thread(make_random_model, model, SHAPES[name])
             if "steps" in options.arms:
-                async with model_process(model, threads=4, device="cuda", environment=given) as process:
+                async with model_process(model, threads=4, device=options.device, environment=given) as process:
                     made += await _steps(name, process, notes)
             for recordings in sets:
                 where = f"{name}, {recordings.name}"
@@ -139,7 +140,7 @@ class Watched:
 async def _arms(model: Path, given: Mapping[str, str], options: Options) -> AsyncIterator[list[Watched]]:
     async with AsyncExitStack() as stack:
         arms: list[Watched] = []
-        load = functools.partial(model_process, model, threads=4, device="cuda", environment=given)
+        load = functools.partial(model_process, model, threads=4, device=options.device, environment=given)
         one: ModelProcess | None = None
         if {"sequential", "batched", "alone"} & set(options.arms):
             one = await stack.enter_async_context(load())
@@ -164,7 +165,7 @@ async def _arms(model: Path, given: Mapping[str, str], options: Options) -> Asyn
 
 def _worker_settings(model: Path, given: Mapping[str, str], options: Options) -> dict[str, str]:
     chosen = {
-        "WORKER_DEVICE": "cuda",
+        "WORKER_DEVICE": options.device,
         "WORKER_MODEL": model.name,
         "WORKER_MODEL_DIR": str(model.parent),
         "WORKER_MAX_CONCURRENT_JOBS": str(options.slots),
