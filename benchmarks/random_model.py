@@ -34,7 +34,7 @@ _WORD_LOGIT, _END_SLOPE = 22.0, 8.0
 _FIRST_END = 6.0  # the position from which a silent window may end: the prompt takes four
 _POSITION_SCALE = 100.0  # positions in the channel that counts them are divided by it, so that it stays small
 _TOKENS_PER_SOUND = (
-    170.0  # positions that a mean of 1 in the sound channel adds; full windows of the examples have 0.5 to 0.6
+    140.0  # positions that a mean of 1 in the sound channel adds; windows full of speech have 0.5 to 0.85
 )
 _RESIDUAL = 0.3  # root mean square of all that the layers add at random, beside directions of 1
 _EMBEDDED = 0.1  # ... and the tokens' embeddings
