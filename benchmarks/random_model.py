@@ -34,13 +34,13 @@ _WORD_LOGIT, _END_SLOPE = 22.0, 8.0
 _FIRST_END = 6.0  # the position from which a silent window may end: the prompt takes four
 _POSITION_SCALE = 100.0  # positions in the channel that counts them are divided by it, so that it stays small
 _TOKENS_PER_SOUND = (
-    140.0  # positions that a mean of 1 in the sound channel adds; windows full of speech have 0.5 to 0.85
+    140.0  # positions that a mean of 1 in the sound channel adds; windows full of speech have 0.7 to 0.85
 )
 _RESIDUAL = 0.3  # root mean square of all that the layers add at random, beside directions of 1
 _EMBEDDED = 0.1  # ... and the tokens' embeddings
 _SOUND_GAIN = 3.0
 
-# Channels. The encoder's are also the first convolution's: |x| is gelu(x) + gelu(-x), which takes two.
+# Channels; the first is also the convolutions'.
 _SOUND, _POSITION, _ONE = 0, 1, 2
 _CLEAR = 3
 
@@ -187,10 +187,13 @@ class _Builder:
     def encoder(self, spec: Any) -> None:
         width, mels = self._shape.width, self._shape.mels
         first = self._drawn((width, mels, 3), 1 / np.sqrt(3 * mels))
-        first[0], first[1] = _SOUND_GAIN / (3 * mels), -_SOUND_GAIN / (3 * mels)
+        first[_SOUND] = 0
+        first[_SOUND, : mels // 4] = _SOUND_GAIN / (
+            3 * (mels // 4)
+        )  # deep sounds: positive in speech, negative in pauses
         second = self._drawn((width, width, 3), 1 / np.sqrt(3 * width))
         second[_SOUND] = 0
-        second[_SOUND, :2] = 1 / 3
+        second[_SOUND, _SOUND] = 1 / 3
         for conv, weight in ((spec.conv1, first), (spec.conv2, second)):
             conv.weight = weight.astype(self._dtype)
             conv.bias = np.zeros(width, self._dtype)  # so that padding stays exactly zero
