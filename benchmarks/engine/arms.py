@@ -156,8 +156,10 @@ class SystemArm:
         output = await self._batch(recordings.folder)
         seconds = time.monotonic() - began
         texts = {path.name.removesuffix(".txt"): path.read_text() for path in output.iterdir()}
-        batches = decoded(self._up.log)[len(before) :]
-        return Done(seconds, texts, sum(batches) or None, len(batches) or None)
+        shares = decoded(self._up.log)[len(before) :]
+        return Done(
+            seconds, texts, sum(share.windows for share in shares), round(sum(share.batches for share in shares))
+        )
 
     async def _batch(self, folder: Path) -> Path:
         """In a session of its own, so that nothing of an earlier round is found again."""
@@ -177,11 +179,20 @@ class SystemArm:
         return output
 
 
-def decoded(log: Path) -> list[int]:
-    """How many windows each batch had that the engine's log tells of so far."""
-    sizes = []
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a job had of a batch: so many windows, and that part of all that were in it."""
+
+    windows: int
+    batches: float
+
+
+def decoded(log: Path) -> list[Share]:
+    """What the engine's log tells of so far."""
+    shares = []
     with log.open(encoding="utf-8") as lines:
         for line in lines:
             if '"windows_decoded"' in line:
-                sizes.append(len(json.loads(line)["windows"]))
-    return sizes
+                entry = json.loads(line)
+                shares.append(Share(len(entry["windows"]), len(entry["windows"]) / entry["batch"]))
+    return shares

@@ -63,9 +63,9 @@ async def measure_windows(counts: Sequence[int], quick: bool) -> Report:
         upload = await send(gateway, folder / corpus[0].name)
         resident: list[float] = []
         for count in counts:
-            while (so_far := sum(decoded(up.log))) < count:
+            while (so_far := sum(share.windows for share in decoded(up.log))) < count:
                 await _transcribed(gateway, upload, SLOTS)
-                if sum(decoded(up.log)) == so_far:
+                if sum(share.windows for share in decoded(up.log)) == so_far:
                     raise RuntimeError("the engine's log tells of no windows")
             resident.append(_engine_resident(up))
             progress(f"after {so_far} windows: {resident[-1]:.0f} MiB")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine.alone import Ready, load
+from benchmarks.engine.alone import Alone, Ready, load
 
 BEAM_SIZE = 5
 LANGUAGE = "en"
@@ -83,6 +84,7 @@ class Server:
         )
         self._counted = Counted(self._whisper.model)
         self._whisper.model = self._counted
+        self._engine: Alone | None = None
         self._arms: dict[str, Callable[[list[Path], int], dict[str, str]]] = {
             "sequential": self._sequential,
             "batched": self._batched,
@@ -139,11 +141,10 @@ class Server:
 
     def _alone(self, files: list[Path], batch_size: int) -> dict[str, Any]:
         loading = self._loading
-        engine = load(loading.model, loading.device, loading.compute_type, loading.threads, loading.workers, batch_size)
-        if engine is None:
-            return {"error": "there is no engine yet that runs alone"}
+        if self._engine is None:  # it is loaded once
+            self._engine = load(loading.model, loading.device, loading.compute_type, batch_size)
         windows = [window for file in files for window in self._ready(file)]
-        seconds, texts = engine.run(windows)
+        seconds, texts = self._engine.run(windows)
         tokens = sum(len(text.split()) for text in texts.values())
         return {"seconds": seconds, "texts": dict(texts), "windows": len(windows), "batches": 0, "tokens": tokens}
 
@@ -152,13 +153,16 @@ class Server:
 
         from services.worker.pipeline import prepare
 
-        samples = prepare.decode(file, lambda: None)
         extractor = self._whisper.feature_extractor
         ready = []
-        for window in prepare.plan(samples, vad=True, max_seconds=float(extractor.chunk_length)):
-            speech = prepare.cut_out(samples, window)
-            features = pad_or_trim(extractor(speech)[..., :-1])
-            ready.append(Ready(file.name, window.index, speech, np.ascontiguousarray(features, np.float32)))
+        with tempfile.TemporaryDirectory() as scratch:
+            recording = prepare.prepare(
+                file, Path(scratch, "spool"), vad=True, max_seconds=float(extractor.chunk_length)
+            )
+            for window in recording.windows:
+                speech = recording.cut_out(window)
+                features = pad_or_trim(extractor(speech)[..., :-1])
+                ready.append(Ready(file.name, window.index, speech, np.ascontiguousarray(features, np.float32)))
         return ready
 
     def _steps(self, batch_size: int) -> dict[str, Any]:

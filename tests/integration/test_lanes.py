@@ -53,7 +53,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lanes]]:
             lambda requests, texts: [(Segment(0.0, 1.0, tried.text),) for tried in texts],
         )
         monkeypatch.setattr(Request, "shape", property(lambda self: ("tiny", self.search)))
-        made = Lanes(count, 1, 0.0, lambda model: BatchLimit(batch_size), memory or FakeMemory(), lambda ended: None)
+        made = Lanes(
+            count, "cpu", lambda model: BatchLimit(batch_size), memory or FakeMemory(), lambda ended: None, 0.0
+        )
         started.append(made)
         return made
 

@@ -19,7 +19,7 @@ import structlog
 
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
-from services.worker.engine.lanes import Lanes
+from services.worker.engine.lanes import Lanes, lanes_on
 from services.worker.engine.memory import BYTES_PER_NUMBER, CPU_BATCH, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
@@ -45,11 +45,6 @@ log = structlog.get_logger()
 
 _BATCH_SIZE = {"cpu": CPU_BATCH, "cuda": 16}
 """Where nothing else is known."""
-
-_MOST_LANES = 4
-
-_LINGER_SECONDS = 0.02
-"""How long a lane waits for a fuller batch: much less than a batch takes."""
 
 
 class Pipe:
@@ -81,11 +76,10 @@ class EngineChild:
         self._ready = False
         self._telling = threading.Lock()
         self._canceled: dict[int, threading.Event] = {}
-        lanes, threads = _lanes(settings, self._device)
+        lanes, threads = lanes_on(self._device, settings.cpu_threads)
         self._models = Models(settings, self._device, threads, self._tell, lanes=lanes)
         self._diarizer = Diarizer(settings, self._device, self._tell)
-        encode_rows = 1 if self._device == "cpu" else 0  # there a row fills a core, and several its cache
-        self._lanes = Lanes(lanes, encode_rows, _LINGER_SECONDS, self._batch_limit, self, _exit_on_fault)
+        self._lanes = Lanes(lanes, self._device, self._batch_limit, self, _exit_on_fault)
         self._preparation = Preparation(default_processes(), _spool(settings))
         self._tools = Tools(self._models, self._diarizer, self._preparation, self._lanes, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
@@ -179,16 +173,6 @@ class EngineChild:
             languages=self._models.languages(),
             diarization_note=self._diarizer.note,
         )
-
-
-def _lanes(settings: EngineSettings, device: str) -> tuple[int, int]:
-    """(lanes, threads of each). Two lanes of a GPU: one encodes while the other decodes. On a CPU small batches side by
-    side are faster than one that is spread over the cores."""
-    if device != "cpu":
-        return 2, settings.cpu_threads
-    cores = len(os.sched_getaffinity(0))
-    lanes = min(cores, _MOST_LANES)
-    return lanes, settings.cpu_threads or max(1, cores // lanes)
 
 
 def _spool(settings: EngineSettings) -> Path:

@@ -6,6 +6,7 @@ found is judged, aligned and handed over by the threads beside it.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,22 @@ log = structlog.get_logger()
 
 _AGAIN = frozenset({Verdict.LOOPS, Verdict.REPEATS, Verdict.UNSURE})
 """What another search may do better. Where nothing was heard, the window is cut in two and tried again: the job does that."""
+
+
+MOST_LANES = 4
+
+LINGER_SECONDS = 0.02
+"""How long a lane waits for a fuller batch: much less than a batch takes."""
+
+
+def lanes_on(device: str, cpu_threads: int) -> tuple[int, int]:
+    """(lanes, threads of each); ``cpu_threads`` 0 stands for what is best. Two lanes of a GPU: one encodes while the other
+    decodes. On a CPU small batches side by side are faster than one that is spread over the cores."""
+    if device != "cpu":
+        return 2, cpu_threads
+    cores = len(os.sched_getaffinity(0))
+    lanes = min(cores, MOST_LANES)
+    return lanes, cpu_threads or max(1, cores // lanes)
 
 
 class JobLine:
@@ -60,23 +77,23 @@ class Memory(Protocol):
 
 
 class Lanes:
-    """``limit_of`` tells how many windows of a model a batch may have; ``encode_rows``: of them encoded at once, 0 for all;
-    ``room``: is asked to free memory; ``on_end`` hears of a lane that ended, by a fault or by `stop`."""
+    """``limit_of`` tells how many windows of a model a batch may have; ``memory`` is asked for more of it; ``on_end`` hears
+    of a lane that ended, by a fault or by `stop`."""
 
     def __init__(
         self,
         lanes: int,
-        encode_rows: int,
-        linger_seconds: float,
+        device: str,
         limit_of: Callable[[LoadedModel], BatchLimit],
         memory: Memory,
         on_end: Callable[[Future[None]], None],
+        linger_seconds: float = LINGER_SECONDS,
     ) -> None:
         self.queue: WindowQueue[Request] = WindowQueue(lanes, linger_seconds)
         self._limit_of = limit_of
         self._limits: dict[str, BatchLimit] = {}
         self._memory = memory
-        self._encode_rows = encode_rows
+        self._encode_rows = 1 if device == "cpu" else 0  # there a row fills a core, and several its cache
         self._count = lanes
         self._on_end = on_end
         self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
@@ -188,4 +205,4 @@ def _log_decoded(requests: Sequence[Request]) -> None:
                 indexes[request.key].append(request.index)
         event = "windows_searched_again" if again else "windows_decoded"
         for key, windows in indexes.items():
-            log.info(event, job_id=key.job_id, attempt=key.attempt, windows=windows)
+            log.info(event, job_id=key.job_id, attempt=key.attempt, windows=windows, batch=len(requests))
