@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from benchmarks.engine.alone import Alone, Ready, load
 
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for answers
     server = Server(Loading(given.model, given.device, given.compute_type, given.threads, given.workers))
     print(json.dumps({"loaded": str(given.model)}), flush=True)
     for line in sys.stdin:

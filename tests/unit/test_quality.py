@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.worker.pipeline.quality import Try, Verdict, best, compression_ratio, judge, loops
+from services.worker.pipeline.quality import Try, Verdict, best, compression_ratio, has_dropout, judge, loops
+from services.worker.work import Segment, Word
 
 GOOD = Try(tuple(range(12)), " answer yes good work because no meeting today", -0.2, 0.01)
 LOOP = Try((7, 8, 9) * 20, " thank you so" * 20, -0.1, 0.01)
@@ -72,3 +73,23 @@ def test_compression_ratio_is_whispers() -> None:
     assert compression_ratio("") < 1
     assert compression_ratio("la " * 100) > 2.4
     assert compression_ratio("every word of this is said once only") < 1.3
+
+
+def heard(*starts: float) -> tuple[Segment, ...]:
+    return (Segment(0.0, 30.0, " so", words=tuple(Word(" so", start, start + 0.3, 0.9) for start in starts)),)
+
+
+@pytest.mark.parametrize(
+    ("segments", "seconds", "dropout"),
+    [
+        ((), 2.0, True),
+        (heard(*range(30)), 30.0, False),
+        (heard(0, 1, 2), 5.0, False),
+        (heard(0, 1, 2), 30.0, True),  # nothing after the second second
+        (heard(20, 21, 22, 23, 24, 25), 30.0, True),
+        (heard(0, 5, 10, 15, 22, 25), 30.0, True),
+        ((Segment(0.0, 30.0, " not timed"),), 30.0, False),
+    ],
+)
+def test_dropouts(segments: tuple[Segment, ...], seconds: float, dropout: bool) -> None:
+    assert has_dropout(segments, seconds) is dropout

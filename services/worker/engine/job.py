@@ -24,6 +24,7 @@ from services.worker.engine.preparation import Preparation
 from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.progress import SpeechProgress
+from services.worker.pipeline.quality import has_dropout
 from services.worker.pipeline.recording import PreparedRecording
 from services.worker.pipeline.sentences import segments_of
 from services.worker.pipeline.windows import SpeechWindow, fingerprint, halves, to_recording_time
@@ -212,6 +213,10 @@ class _Job:
         return placed if self._options.word_timestamps else without_words(placed)
 
 
+def _count_words(segments: Sequence[Segment]) -> int:
+    return sum(len(segment.words) or len(segment.text.split()) for segment in segments)
+
+
 class _Decoding:
     """One job's windows on their way through the device."""
 
@@ -236,20 +241,23 @@ class _Decoding:
         return request
 
     def finish(self, window: SpeechWindow, request: Request, again: bool) -> tuple[Segment, ...]:
-        """The window's segments, in the recording's time. Where voice was found and no word, each half is tried ``again``
-        by itself: beside other sounds the model passes over what it hears alone."""
+        """The window's segments, in the recording's time. Where words seem to be missing, each half is tried ``again`` by
+        itself: beside other sounds the model passes over what it hears alone."""
         found = self._wait(request)
-        if not found and again and (parts := halves(window)):
-            if self._is_canceled():
-                raise WorkCanceled
-            requests = [self.begin(part, part=True) for part in parts]
-            pairs = list(zip(parts, requests, strict=True))
-            log.info("window_decoded_again", window=window.index, seconds=round(window.seconds, 1))
-            return tuple(segment for part, begun in pairs for segment in self.finish(part, begun, again=False))
         placed = to_recording_time(found, window.spans)
+        if again and has_dropout(found, window.seconds) and (parts := halves(window)):
+            placed = max(placed, self._in_parts(parts), key=_count_words)
         return tuple(
             piece for segment in placed for piece in (segments_of(segment.words) if segment.words else (segment,))
         )
+
+    def _in_parts(self, parts: Sequence[SpeechWindow]) -> tuple[Segment, ...]:
+        if self._is_canceled():
+            raise WorkCanceled
+        log.info("window_decoded_in_parts", window=parts[0].index)
+        requests = [self.begin(part, part=True) for part in parts]
+        pairs = zip(parts, requests, strict=True)
+        return tuple(segment for part, begun in pairs for segment in self.finish(part, begun, again=False))
 
     def _wait(self, request: Request) -> tuple[Segment, ...]:
         """Once the job is canceled, what a lane has in hand is waited for, and nothing else: it may be the last window, or

@@ -10,6 +10,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
+
+from services.worker.work import Segment
 
 COMPRESSION_RATIO_THRESHOLD = 2.4
 LOG_PROB_THRESHOLD = -1.0
@@ -23,6 +26,10 @@ LOOP_PERIOD = 12
 
 WORTH = 0.1
 """How much surer (mean log-probability) a try must not be less than the first one, to take its place for repetition alone."""
+
+
+LONGEST_GAP_SECONDS = 6.0
+"""Of speech, its silences cut out, in which no word begins: longer than anybody draws out a word."""
 
 
 class Verdict(Enum):
@@ -78,6 +85,18 @@ _RANK = {
     Verdict.SILENT: 1,
     Verdict.EMPTY: 0,
 }
+
+
+def has_dropout(segments: Sequence[Segment], seconds: float) -> bool:
+    """Whether words may be missing from a window with so many seconds of voice: none were found, or none in a long stretch
+    of it. ``segments`` in seconds from the window's beginning; of words that were not timed nothing is known."""
+    if not segments:
+        return True
+    words = [word for segment in segments for word in segment.words]
+    if not words:
+        return False
+    beginnings = [0.0, *(word.start for word in words), seconds]
+    return any(after - before > LONGEST_GAP_SECONDS for before, after in pairwise(beginnings))
 
 
 def compression_ratio(text: str) -> float:
