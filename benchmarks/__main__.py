@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import accuracy, accuracy_sets, dispatch, queue, resume, upload
+from benchmarks import accuracy, accuracy_sets, dispatch, dropouts, queue, resume, upload
 from benchmarks.engine import beside, memory
 from benchmarks.engine.compare import COMPARISONS, compare
 from benchmarks.gpu import measure as gpu
@@ -39,6 +39,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         comparison.name: Benchmark(functools.partial(compare, comparison), usual=comparison.name == "engine-mixed")
         for comparison in COMPARISONS
     },
+    "dropouts": Benchmark(dropouts.measure),
     "beside": Benchmark(beside.measure),
     "memory": Benchmark(memory.measure_recordings),
     "memory-windows": Benchmark(functools.partial(memory.measure_windows, (10, 1000)), usual=False),
