@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 
 import structlog
@@ -111,19 +112,24 @@ class _Job:
         """Returns the recording's length, in seconds."""
         self._check()
         self._report(StageChanged("preparing"))
-        with self._tools.preparation.prepared(
-            self._work.audio_path,
-            vad=self._options.vad,
-            max_seconds=model.chunk_seconds,
-            check=self._check,
-            note=lambda text: self._report(StageChanged("preparing", text)),
-        ) as recording:
+        with ExitStack() as held:
+            with self._tools.lanes.queue.coming():
+                recording = held.enter_context(self._prepared(model))
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
             turns = self._turns(recording, plan)
             self._report(StageChanged("transcribing"))
             self._transcribe(model, plan.language, recording, self._finished(plan), turns)
         return plan.duration
+
+    def _prepared(self, model: LoadedModel) -> AbstractContextManager[PreparedRecording]:
+        return self._tools.preparation.prepared(
+            self._work.audio_path,
+            vad=self._options.vad,
+            max_seconds=model.chunk_seconds,
+            check=self._check,
+            note=lambda text: self._report(StageChanged("preparing", text)),
+        )
 
     def _check(self) -> None:
         if self._is_canceled():

@@ -31,8 +31,8 @@ _AGAIN = frozenset({Verdict.LOOPS, Verdict.REPEATS, Verdict.UNSURE})
 
 MOST_LANES = 4
 
-LINGER_SECONDS = 0.02
-"""How long a lane waits for a fuller batch: much less than a batch takes."""
+LINGER_SECONDS = 0.1
+"""How long a lane waits for a fuller batch where more windows are about to come: less than a batch takes."""
 
 
 def lanes_on(device: str, cpu_threads: int) -> tuple[int, int]:

@@ -39,9 +39,6 @@ FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
 SMALL_BYTES = 8 * 1024 * 1024
 """Recordings up to this size are prepared in a second or two. One process is kept for them, so that none waits behind hours."""
 
-NICENESS = 5
-"""The device's own threads go first where cores are few."""
-
 _ROOM_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Seconds between two looks whether the disk has room; the last one again and again."""
 
@@ -198,7 +195,6 @@ def _begin(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
         os._exit(1)
-    os.nice(NICENESS)
 
 
 def _warm_up() -> None:

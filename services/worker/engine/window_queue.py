@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, Protocol, TypeVar
@@ -70,6 +71,7 @@ class WindowQueue(Generic[W]):
         self._lines: set[Line[W]] = set()
         self._places = count()
         self._clock = 0.0
+        self._coming = 0
         self._stopped = False
         self._changed = threading.Condition()
 
@@ -82,6 +84,18 @@ class WindowQueue(Generic[W]):
         with self._changed:
             self._lines.add(line)
         return line
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """A job is being prepared, and will put windows soon: batches wait a moment for it as well."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
 
     def expect(self, line: Line[W], windows: int) -> None:
         with self._changed:
@@ -149,10 +163,13 @@ class WindowQueue(Generic[W]):
 
     def _expects_more(self, most_of: Callable[[Hashable], int]) -> bool:
         first = self._next()
-        if first is None or not any(line.expected for line in self._lines):
+        if first is None or not self._more_comes():
             return False
         shape = first.first()[1]
         return self._fitting(shape) < most_of(shape) * self._lanes
+
+    def _more_comes(self) -> bool:
+        return bool(self._coming) or any(line.expected for line in self._lines)
 
     def _fitting(self, shape: Hashable) -> int:
         return sum(len(line.windows.get(shape, ())) for line in self._lines)
@@ -165,7 +182,7 @@ class WindowQueue(Generic[W]):
         waiting = [line for line in self._lines if line.windows]
         shape = first.first()[1]
         most, fitting = most_of(shape), self._fitting(shape)
-        if not any(line.expected for line in self._lines):
+        if not self._more_comes():
             most = min(most, max(1, -(-fitting // self._lanes)))
         batch = [self._pop(first, shape)]
         while len(batch) < most:
