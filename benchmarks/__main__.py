@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import accuracy, accuracy_sets, dispatch, dropouts, queue, resume, upload
+from benchmarks import accuracy, accuracy_sets, dispatch, dropouts, heap, queue, resume, upload
 from benchmarks.engine import beside, memory
 from benchmarks.engine.compare import COMPARISONS, compare
 from benchmarks.gpu import measure as gpu
@@ -44,6 +44,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": Benchmark(memory.measure_recordings),
     "memory-windows": Benchmark(functools.partial(memory.measure_windows, (10, 1000)), usual=False),
     "memory-windows-10000": Benchmark(functools.partial(memory.measure_windows, (10, 1000, 10_000)), usual=False),
+    "heap": _always_whole(heap.measure),
     "dispatch": _always_whole(dispatch.measure),
     "queue": _always_whole(queue.measure),
     "upload": _always_whole(upload.measure),

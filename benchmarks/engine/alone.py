@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from services.worker.engine import heap
 from services.worker.engine.decoding import Request, Voice
 from services.worker.engine.lanes import Lanes, lanes_on
 from services.worker.engine.memory import CPU_BATCH, BatchLimit
@@ -77,6 +78,7 @@ class Alone:
 def load(model: Path, device: str, compute_type: str, batch_size: int) -> Alone:
     """With its model loaded. ``compute_type`` as CTranslate2's, "default" for the model's own; ``batch_size`` 0 for the
     engine's own choice."""
+    heap.keep()  # as the engine child does
     settings = EngineSettings(
         default_model=model.name,
         bundled_dir=model.parent,

@@ -205,13 +205,14 @@ async def _arms(model: Model, threads: int, batch_size: int, slots: int) -> Asyn
     async with AsyncExitStack() as stack:
         stock = await stack.enter_async_context(model_process(model.folder, threads=threads))
         in_two = await stack.enter_async_context(model_process(model.folder, threads=1, workers=2))
+        ours = await stack.enter_async_context(model_process(model.folder, threads=1))
         up = await stack.enter_async_context(running(**_worker_settings(model, slots)))
         yield [
             ModelArm(SEQUENTIAL, stock, "sequential", 1),
             ModelArm(BATCHED, stock, "batched", batch_size),
             ModelArm(IN_THREADS, in_two, "threads", batch_size),
             SystemArm(SYSTEM, up, model.name, parallel=2 * slots),  # so that none waits for an upload
-            ModelArm(ALONE, stock, "alone", 0),
+            ModelArm(ALONE, ours, "alone", 0),
         ]
 
 

@@ -11,6 +11,7 @@ import warnings
 from typing import BinaryIO, cast
 
 from services.runtime.logs import configure_logs
+from services.worker.engine import heap
 from services.worker.engine.protocol import EngineSettings
 
 # Switches that libraries read from the environment and nowhere else; what the operator set goes first.
@@ -34,6 +35,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for name, value in _LIBRARY_SWITCHES.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - for libraries, not a setting of ours
+    heap.keep()
 
     from services.worker.engine.child import serve  # the libraries read those switches when they are imported
 

@@ -19,6 +19,7 @@ import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
+from services.worker.engine import heap
 from services.worker.engine.catalog import ModelSource, initial_states, resolve
 from services.worker.engine.memory import ModelShape, is_out_of_memory
 from services.worker.engine.model_files import (
@@ -314,6 +315,7 @@ class Models:
                 self._states[name] = replace(self._states[name], state="available")
         holding.model.whisper.model.unload_model()
         del holding
+        heap.give_back()
         log.info("model_unloaded", models=names, why=why)
         self._changed()
         return names
