@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from services.worker.pipeline.sentences import LONGEST_CHARACTERS, LONGEST_SECON
 from services.worker.work import Canceled, Completed, FinishedWork, Report, WindowFinished
 from tests import recordings
 from tests.engine import (
+    BUNDLED,
     DEADLINE,
     MOST_WORD_ERRORS,
     Long,
@@ -123,3 +126,18 @@ async def test_segments_begin_and_end_where_people_speak(engine: Supervisor) -> 
     for segment in found.segments:
         assert any(turn.start - 1.0 <= segment.start <= turn.end for turn in example.turns)
         assert any(turn.start <= segment.end <= turn.end + 0.5 for turn in example.turns)
+
+
+async def test_a_model_that_cannot_time_words_transcribes_and_says_what_it_cannot(tmp_path: Path) -> None:
+    """As converted by an early CTranslate2."""
+    shutil.copytree(BUNDLED / "whisper-demo", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["alignment_heads"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    example = recordings.example(speakers=1)
+    async with started(default_model="old", model_dir=tmp_path) as made:
+        found = await run(made, example.path)
+        assert word_errors(example.text, found.text) <= MOST_WORD_ERRORS
+        refused = await run(made, example.path, word_timestamps=True)
+        assert refused.failure.reason == "MODEL_UNAVAILABLE"
+        assert "alignment_heads" in refused.failure.message

@@ -184,7 +184,7 @@ def _encode(requests: Sequence[Request], rows: int) -> None:
     for first in range(0, len(missing), rows):
         part = missing[first : first + rows]
         voice = part[0].voice
-        features = voice.features.stacked([request.features for request in part])
+        features = _settled(voice.features.stacked([request.features for request in part]))
         view = voice.model.whisper.model.encode(ctranslate2.StorageView.from_array(features))
         for request, row in zip(part, _split(view, voice.model), strict=True):
             request.encoded = row
@@ -202,6 +202,15 @@ def _split(view: Any, model: LoadedModel) -> Any:
     return [rows[row : row + 1] for row in range(len(rows))]
 
 
+def _settled(array: Any) -> Any:
+    """Torch computes on a stream of its own, of which CTranslate2 knows nothing: what is handed over must be there."""
+    if not isinstance(array, np.ndarray) and array.is_cuda:
+        import torch
+
+        torch.cuda.current_stream(array.device).synchronize()
+    return array
+
+
 def _joined(rows: Sequence[Any], model: LoadedModel) -> Any:
     if isinstance(rows[0], np.ndarray):
         view = ctranslate2.StorageView.from_array(
@@ -210,7 +219,7 @@ def _joined(rows: Sequence[Any], model: LoadedModel) -> Any:
     else:
         import torch
 
-        view = ctranslate2.StorageView.from_array(torch.cat(list(rows)).contiguous())
+        view = ctranslate2.StorageView.from_array(_settled(torch.cat(list(rows)).contiguous()))
     return view.to(ctranslate2.DataType.bfloat16) if model.compute_type.endswith("bfloat16") else view
 
 
@@ -219,7 +228,7 @@ def _joined(rows: Sequence[Any], model: LoadedModel) -> Any:
 
 def timed(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:
     """The chosen text of each window as one segment, with its words and their times in seconds from the window's beginning;
-    nothing where there are no words."""
+    nothing where there are no words. Of requests without ``words``, and of a model that cannot time them, only the segment."""
     found: list[tuple[Segment, ...]] = [()] * len(requests)
     rows = [row for row, tried in enumerate(texts) if tried.text.strip()]
     for row in rows:

@@ -48,6 +48,11 @@ from services.worker.work import (
 
 log = structlog.get_logger()
 
+_NO_WORD_TIMES = (
+    "The model {name!r} cannot time words: its config.json has no alignment_heads. Convert it with a current CTranslate2,"
+    " choose another model, or leave wordTimestamps out."
+)
+
 _LOOK_SECONDS = 0.1
 """How often a job that waits for the device looks whether it was canceled."""
 
@@ -111,6 +116,8 @@ class _Job:
     def _work_through(self, model: LoadedModel, language: str) -> float:
         """Returns the recording's length, in seconds."""
         self._check()
+        if self._options.word_timestamps and not model.times_words:
+            raise WorkError("MODEL_UNAVAILABLE", _NO_WORD_TIMES.format(name=model.name))
         self._report(StageChanged("preparing"))
         with ExitStack() as held:
             with self._tools.lanes.queue.coming():
@@ -242,7 +249,8 @@ class _Decoding:
 
     def begin(self, window: SpeechWindow, part: bool = False) -> Request:
         features = self._voice.features.of(self._recording.cut_out(window))
-        request = Request(self._key, window.index, self._voice, features, window.seconds, part=part)
+        words = self._voice.model.times_words
+        request = Request(self._key, window.index, self._voice, features, window.seconds, words, part)
         self._line.put(request)
         return request
 

@@ -154,12 +154,14 @@ class Lanes:
 
     def _judge(self, batch: Sequence[Taken[Request]], tries: Sequence[Try]) -> None:
         chosen: list[Request] = []
+        unfinished = list(batch)
         try:
             for taken, tried in zip(batch, tries, strict=True):
                 request = taken.window
                 request.tries.append(tried)
                 if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
                     request.search += 1
+                    unfinished.remove(taken)
                     _cancel(self.queue.put_back([taken]))
                 else:
                     chosen.append(request)
@@ -168,7 +170,7 @@ class Lanes:
                 request.encoded = None
                 request.done.set_result(segments)
         except Exception as error:  # a fault here must not leave jobs waiting
-            unfinished = [taken for taken in batch if taken.window in chosen and not taken.window.done.done()]
+            unfinished = [taken for taken in unfinished if not taken.window.done.done()]
             if needs_new_process(error) or is_out_of_memory(error):
                 self._out_of_memory(unfinished, error)
                 return

@@ -5,6 +5,7 @@ Invariant: a model that is in use is never unloaded.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -50,7 +51,8 @@ ROOM_BYTES = 512 * 1024**2
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """``revision`` names the weights: the hub's commit, or a hash of ``model.bin``. ``device`` as torch names it. ``shape``
-    is None where the file does not tell it; ``weights_bytes`` is what one copy takes; ``lanes`` may decode at once."""
+    is None where the file does not tell it; ``weights_bytes`` is what one copy takes; ``lanes`` may decode at once;
+    ``times_words``: whether its conversion kept what words are aligned by."""
 
     name: str
     revision: str
@@ -61,6 +63,7 @@ class LoadedModel:
     shape: ModelShape | None = None
     weights_bytes: int = 0
     lanes: int = 1
+    times_words: bool = True
 
     @property
     def chunk_seconds(self) -> float:
@@ -228,7 +231,18 @@ class Models:
         revision = folder.name if source.repository else content_hash(file)
         device = f"cuda:{self._settings.device_index}" if self._device == "cuda" else self._device
         compute_type, languages = whisper.model.compute_type, _languages(whisper)
-        return LoadedModel(name, revision, compute_type, languages, device, whisper, shape, weights, self._lanes)
+        return LoadedModel(
+            name,
+            revision,
+            compute_type,
+            languages,
+            device,
+            whisper,
+            shape,
+            weights,
+            self._lanes,
+            times_words="alignment_heads" in json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        )
 
     def _placed(self, name: str, folder: Path, weights: int, check: Callable[[], None]) -> WhisperModel:
         """On the device, waiting for room where others have it that will go."""

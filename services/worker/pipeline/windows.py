@@ -18,7 +18,8 @@ from services.worker.work import Segment, Window, Word
 
 SAMPLE_RATE = 16_000
 
-# Part of every fingerprint: raise it when the same recording and options would be cut into other windows.
+# Part of every fingerprint: raise it when the same recording and options would be cut into other windows, or would give
+# another text, by another version of this program.
 PLANNER_VERSION = 2
 
 SHORTEST_HALF = SAMPLE_RATE // 2
