@@ -25,7 +25,7 @@ from services.worker.engine.decoding import Request
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes, lanes_on
-from services.worker.engine.memory import CPU_BATCH, BatchLimit
+from services.worker.engine.memory import CPU_BATCH_IN_CACHE, BatchLimit
 from services.worker.engine.models import Models
 from services.worker.engine.preparation import Preparation
 from services.worker.engine.protocol import EngineSettings
@@ -80,7 +80,9 @@ def engine(losses: Losses) -> Iterator[Callable[[Path], str]]:
     settings = EngineSettings("demo", ROOT / "models", diarization_model="none")
     lanes_count, threads = lanes_on("cpu", 0)
     models = Models(settings, "cpu", threads, lambda: None, lanes=lanes_count)
-    lanes = Lanes(lanes_count, "cpu", lambda model: BatchLimit(CPU_BATCH), cast("Any", None), lambda ended: None)
+    lanes = Lanes(
+        lanes_count, "cpu", lambda model: BatchLimit(CPU_BATCH_IN_CACHE), cast("Any", None), lambda ended: None
+    )
     with tempfile.TemporaryDirectory(dir=scratch_root()) as scratch:
         preparation = Preparation(2, Path(scratch, "spool"))
         lanes.start()

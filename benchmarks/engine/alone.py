@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from services.worker.engine import heap
 from services.worker.engine.decoding import Request, Voice
 from services.worker.engine.lanes import Lanes, lanes_on
-from services.worker.engine.memory import CPU_BATCH, BatchLimit
-from services.worker.engine.models import Models
+from services.worker.engine.memory import BatchLimit, auto_batch_size
+from services.worker.engine.models import LoadedModel, Models
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.windows import SAMPLE_RATE
 from services.worker.work import AttemptKey, Options
@@ -88,12 +88,16 @@ def load(model: Path, device: str, compute_type: str, batch_size: int) -> Alone:
     )
     count, threads = lanes_on(device, 0)
     models = Models(settings, device, threads, lambda: None, lanes=count)
-    lanes = Lanes(count, device, lambda loaded: BatchLimit(batch_size or _BATCH_SIZE[device]), _NoMemory(), _end)
+    lanes = Lanes(count, device, lambda loaded: BatchLimit(batch_size or _batch_size(loaded)), _NoMemory(), _end)
     lanes.start()
     return Alone(models, model.name, lanes)
 
 
-_BATCH_SIZE = {"cpu": CPU_BATCH, "cuda": 64}
+def _batch_size(loaded: LoadedModel) -> int:
+    """As the engine child chooses it, on a GPU with much memory."""
+    if loaded.device != "cpu" or loaded.shape is None:
+        return 64
+    return auto_batch_size(0, loaded.weights_bytes, loaded.shape, False, "cpu")
 
 
 def _end(lane: Future[None]) -> None:

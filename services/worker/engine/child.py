@@ -20,7 +20,7 @@ import structlog
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes, lanes_on
-from services.worker.engine.memory import BYTES_PER_NUMBER, CPU_BATCH, BatchLimit, auto_batch_size
+from services.worker.engine.memory import BYTES_PER_NUMBER, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
@@ -43,7 +43,7 @@ from services.worker.work import EngineState, Report
 
 log = structlog.get_logger()
 
-_BATCH_SIZE = {"cpu": CPU_BATCH, "cuda": 16}
+BATCH_SIZE = 8
 """Where nothing else is known."""
 
 
@@ -114,11 +114,11 @@ class EngineChild:
         if self._settings.batch_size:
             return BatchLimit(self._settings.batch_size)
         free = self._models.free_bytes()
-        if self._device == "cpu" or free is None or model.shape is None:
-            return BatchLimit(_BATCH_SIZE[self._device])
+        if model.shape is None or (free is None and self._device != "cpu"):
+            return BatchLimit(BATCH_SIZE)
         number = BYTES_PER_NUMBER.get(model.compute_type, 2)
         diarization = bool(self._diarizer.name)
-        before = free + model.weights_bytes
+        before = (free or 0) + model.weights_bytes
         size = auto_batch_size(
             before,
             model.weights_bytes,
@@ -128,7 +128,7 @@ class EngineChild:
             lanes=model.lanes,
             bytes_per_number=number,
         )
-        log.info("batch_size_chosen", model=model.name, batch_size=size, free_mib=free >> 20)
+        log.info("batch_size_chosen", model=model.name, batch_size=size, free_mib=(free or 0) >> 20)
         return BatchLimit(size)
 
     # --- what the lanes ask for when memory is short
