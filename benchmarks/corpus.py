@@ -48,10 +48,11 @@ def make_corpus(folder: Path, files: int, shortest: float, longest: float, seed:
     lengths = [shortest * (longest / shortest) ** (number / max(1, files - 1)) for number in range(files)]
     random_numbers.shuffle(lengths)
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        _write(folder / f"recording-{number:03d}.wav", _joined(turns, seconds, random_numbers))
-        for number, seconds in enumerate(lengths, 1)
-    ]
+    made = []
+    for number, seconds in enumerate(lengths, 1):
+        chosen = join_turns(turns, seconds, random_numbers)
+        made.append(write_recording(folder / f"recording-{number:03d}.wav", samples_of(chosen), text_of(chosen)))
+    return made
 
 
 def spoken_turns() -> Iterator[Turn]:
@@ -74,8 +75,8 @@ def decoded(path: Path) -> Samples:
     return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.int16)
 
 
-def _joined(turns: Sequence[Turn], seconds: float, random_numbers: random.Random) -> list[Turn]:
-    """Turns until the recording is about so long, at least one."""
+def join_turns(turns: Sequence[Turn], seconds: float, random_numbers: random.Random) -> list[Turn]:
+    """Turns, each with a pause behind it, until the recording is about so long; at least one."""
     chosen: list[Turn] = []
     length = 0.0
     while not chosen or length < seconds:
@@ -86,11 +87,19 @@ def _joined(turns: Sequence[Turn], seconds: float, random_numbers: random.Random
     return chosen
 
 
-def _write(path: Path, turns: Sequence[Turn]) -> Spoken:
-    samples = np.concatenate([turn.samples for turn in turns])
+def samples_of(turns: Sequence[Turn]) -> Samples:
+    return np.concatenate([turn.samples for turn in turns])
+
+
+def text_of(turns: Sequence[Turn]) -> str:
+    return " ".join(turn.text for turn in turns)
+
+
+def write_recording(path: Path, samples: Samples, text: str) -> Spoken:
+    """A WAV file."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes(samples.tobytes())
-    return Spoken(path.name, len(samples) / RATE, " ".join(turn.text for turn in turns))
+    return Spoken(path.name, len(samples) / RATE, text)

@@ -32,6 +32,11 @@ class Running:
     launch: Launch
     folder: Path
 
+    @property
+    def log(self) -> Path:
+        """Where all processes write what they do, a JSON object a line."""
+        return self.folder / "logs" / "app.log"
+
     def peak_megabytes(self) -> Mapping[str, float]:
         """The highest resident memory of each process so far, as the kernel counts it (VmHWM)."""
         return {name: _peak_megabytes(pid) for name, pid in self.launch.pids.items()}
@@ -90,13 +95,18 @@ async def until(gateway: Gateway, job_id: str, status: Status, seconds: float) -
     raise RuntimeError(f"the job {job_id} ended without becoming {status.value}")
 
 
-async def run_batch(folder: Path, url: str, output: Path, *options: str) -> None:
-    """`scripts/run_batch.sh` over a folder, quietly. Raises RuntimeError with its output unless all is complete."""
+async def run_batch(
+    folder: Path, url: str, output: Path, *options: str, model: str = "demo", sessions: Path | None = None
+) -> None:
+    """`scripts/run_batch.sh` over a folder, quietly. Raises RuntimeError with its output unless all is complete.
+
+    ``sessions``: where it remembers its sessions, for runs that are to know of none before.
+    """
     process = await asyncio.create_subprocess_exec(
         ROOT / "scripts" / "run_batch.sh",
-        *("--input", str(folder), "--controller", url, "--remote", "--model", "demo", "--output", str(output)),
+        *("--input", str(folder), "--controller", url, "--remote", "--model", model, "--output", str(output)),
         *options,
-        env=os.environ | {"XDG_STATE_HOME": str(folder / ".state")},
+        env=os.environ | {"XDG_STATE_HOME": str(sessions or folder / ".state")},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -66,8 +66,16 @@ class CreatedJobs(TypedDict):
 
 
 class ProgressAnswer(TypedDict):
+    """``secondsLeft`` is the worker's estimate; null while it has none, and once the job ended."""
+
     stage: str
     percent: float
+    secondsLeft: float | None
+
+
+class StretchAnswer(TypedDict):
+    start: float
+    end: float
 
 
 class JobWorkerAnswer(TypedDict):
@@ -93,6 +101,8 @@ class OptionsAnswer(TypedDict):
 
 
 class JobAnswer(TypedDict):
+    """``silentStretches`` are where voice was heard that gave no words."""
+
     jobId: str
     uploadId: str
     filename: str
@@ -111,6 +121,7 @@ class JobAnswer(TypedDict):
     audioDurationSeconds: float | None
     sizeBytes: int
     lastEventId: int
+    silentStretches: list[StretchAnswer]
 
 
 class JobsAnswer(TypedDict):
@@ -147,7 +158,8 @@ class TurnAnswer(TypedDict):
 
 
 class TranscriptAnswer(TypedDict):
-    """``turns`` tell who speaks when, whether or not words were understood."""
+    """``turns`` tell who speaks when, whether or not words were understood; ``silentStretches`` are where voice was heard
+    that gave no words."""
 
     language: str
     duration: float
@@ -155,6 +167,7 @@ class TranscriptAnswer(TypedDict):
     segments: list[SegmentAnswer]
     speakers: list[str]
     turns: list[TurnAnswer]
+    silentStretches: list[StretchAnswer]
 
 
 class StateEvent(TypedDict):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import pysubs2
 
-from gateway.answers import SegmentAnswer, TurnAnswer, WordAnswer
+from gateway.answers import SegmentAnswer, StretchAnswer, TurnAnswer, WordAnswer
 
 Format = Literal["json", "txt", "srt", "vtt", "md", "tsv"]
 
@@ -59,8 +59,17 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of the recording."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
-    """``speakers`` and ``turns`` are empty without diarization; ``segments`` and ``turns`` are in the order of time."""
+    """``speakers`` and ``turns`` are empty without diarization; ``segments``, ``turns`` and ``silent_stretches`` (where
+    voice was heard that gave no words) are in the order of time."""
 
     language: str
     duration: float
@@ -68,6 +77,7 @@ class Transcript:
     filename: str
     segments: tuple[Segment, ...]
     turns: tuple[Turn, ...] = ()
+    silent_stretches: tuple[Stretch, ...] = ()
 
     @property
     def text(self) -> str:
@@ -96,6 +106,10 @@ def segment_answer(segment: Segment) -> SegmentAnswer:
     }
 
 
+def stretch_answers(stretches: Iterable[Stretch]) -> list[StretchAnswer]:
+    return [{"start": stretch.start, "end": stretch.end} for stretch in stretches]
+
+
 def _word_answer(word: Word) -> WordAnswer:
     answer: WordAnswer = {"word": word.text, "start": word.start, "end": word.end, "probability": word.probability}
     if word.speaker:
@@ -116,7 +130,8 @@ def _json(transcript: Transcript) -> Iterator[str]:
     turns: list[TurnAnswer] = [
         {"start": turn.start, "end": turn.end, "speaker": turn.speaker} for turn in transcript.turns
     ]
-    yield f'],"speakers":{compact_json(transcript.speakers)},"turns":{compact_json(turns)}}}\n'
+    yield f'],"speakers":{compact_json(transcript.speakers)},"turns":{compact_json(turns)},'
+    yield f'"silentStretches":{compact_json(stretch_answers(transcript.silent_stretches))}}}\n'
 
 
 def _txt(transcript: Transcript) -> Iterator[str]:

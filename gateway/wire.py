@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import get_args
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,7 +30,7 @@ from gateway.answers import (
     WorkerAnswer,
 )
 from gateway.requests import JobOptions
-from gateway.transcripts import Segment, Transcript, Turn, Word, segment_answer
+from gateway.transcripts import Segment, Stretch, Transcript, Turn, Word, segment_answer, stretch_answers
 from services.contract.limits import MEGABYTE, VERSION
 
 STATUS_NUMBERS: dict[Status, jobs_pb2.JobStatus] = {
@@ -115,11 +116,17 @@ def job_answer(job: jobs_pb2.Job) -> JobAnswer:
         "audioDurationSeconds": seconds(job.audio_duration) if job.HasField("audio_duration") else None,
         "sizeBytes": job.size_bytes,
         "lastEventId": job.last_event,
+        "silentStretches": stretch_answers(stretch_values(job.silent_stretches)),
     }
 
 
 def progress_answer(progress: jobs_pb2.JobProgress) -> ProgressAnswer:
-    return {"stage": progress.stage, "percent": round(progress.percent, 1)}
+    known = progress.HasField("remaining")
+    return {
+        "stage": progress.stage,
+        "percent": round(progress.percent, 1),
+        "secondsLeft": round(seconds(progress.remaining), 1) if known else None,
+    }
 
 
 def job_worker_answer(worker: jobs_pb2.JobWorker) -> JobWorkerAnswer:
@@ -179,10 +186,20 @@ def segment_value(message: jobs_pb2.TranscriptSegment) -> Segment:
     return Segment(message.id, seconds(message.start), seconds(message.end), message.text, message.speaker, words)
 
 
+def stretch_values(messages: Iterable[jobs_pb2.Stretch]) -> tuple[Stretch, ...]:
+    return tuple(Stretch(seconds(message.start), seconds(message.end)) for message in messages)
+
+
 def transcript_value(header: jobs_pb2.TranscriptHeader, segments: list[Segment]) -> Transcript:
     turns = tuple(Turn(seconds(turn.start), seconds(turn.end), turn.speaker) for turn in header.turns)
     return Transcript(
-        header.language, seconds(header.duration), tuple(header.speakers), header.filename, tuple(segments), turns
+        header.language,
+        seconds(header.duration),
+        tuple(header.speakers),
+        header.filename,
+        tuple(segments),
+        turns,
+        stretch_values(header.silent_stretches),
     )
 
 

@@ -4,6 +4,7 @@
 const REFRESH_MS = 2000;
 const PAGE = 50;
 const FORMATS = ["txt", "srt", "vtt", "md", "tsv", "json"];
+const STRETCHES_SHOWN = 5;
 const ENDED = ["complete", "failed", "canceled"];
 const STATUS_TEXT = { queued_remote: "waiting for a worker" };
 
@@ -114,11 +115,29 @@ function clock(seconds) {
     : `${Math.floor(whole / 60)}:${two(whole % 60)}`;
 }
 
+function timeLeft(seconds) {
+  if (seconds === null) return "";
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 1) return "less than a minute left";
+  return minutes < 60 ? `about ${minutes} min left` : `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
+}
+
 function detail(job) {
   const where = job.executionMode === "remote" ? "remote" : "this machine";
-  const stage = job.status === "running" ? `${job.progress.stage} ${Math.floor(job.progress.percent)} %` : "";
+  const running = job.status === "running";
+  const stage = running ? `${job.progress.stage} ${Math.floor(job.progress.percent)} %` : "";
+  const left = running ? timeLeft(job.progress.secondsLeft) : "";
   const created = job.createdAt ? new Date(job.createdAt).toLocaleString() : "";
-  return [clock(job.audioDurationSeconds), where, stage, job.message, created].filter(Boolean).join(" · ");
+  return [clock(job.audioDurationSeconds), where, stage, left, job.message, created].filter(Boolean).join(" · ");
+}
+
+function silence(job) {
+  const stretches = job.status === "complete" ? job.silentStretches : [];
+  if (!stretches.length) return "";
+  const shown = stretches.slice(0, STRETCHES_SHOWN).map(({ start, end }) => `${clock(start)}–${clock(end)}`);
+  if (stretches.length > shown.length) shown.push("…");
+  const many = stretches.length === 1 ? "1 stretch" : `${stretches.length} stretches`;
+  return `${many} with voice gave no words: ${shown.join(", ")}`;
 }
 
 function links(job) {
@@ -140,6 +159,8 @@ function show(item, job) {
   part("progress").hidden = job.status !== "running";
   part("progress").value = job.progress.percent;
   part(".detail").textContent = detail(job);
+  part(".silent").textContent = silence(job);
+  part(".silent").hidden = !part(".silent").textContent;
   part(".error").hidden = !job.lastErrorMessage || job.status === "canceled";
   part(".error").textContent = `${job.lastErrorMessage} (${job.lastErrorCode})`;
   if (part(".links").dataset.status !== job.status) {

@@ -22,7 +22,8 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``percent`` is of the whole job, 0 to 100; ``last_event`` the newest event that it has in it."""
+    """``percent`` is of the whole job, 0 to 100; ``seconds_left`` what it is expected to take still, None while unknown;
+    ``last_event`` the newest event that it has in it."""
 
     job_id: str
     status: Status
@@ -34,6 +35,7 @@ class Job:
     error: str | None = None
     duration_seconds: float | None = None
     last_event: str = ""
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,13 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an event says about a job."""
+    """What an event says about a job; ``seconds_left`` as in `Job`."""
 
     status: Status
     stage: str
     percent: float
     message: str
+    seconds_left: float | None = None
 
 
 def read_upload(document: Any) -> Upload:
@@ -85,6 +88,7 @@ def read_job(document: Any) -> Job:
             error=_text(document.get("lastErrorMessage")),
             duration_seconds=_seconds(document.get("audioDurationSeconds")),
             last_event=str(document.get("lastEventId") or ""),
+            seconds_left=_seconds(progress.get("secondsLeft")),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Faulty("the answer is no job") from error
@@ -113,6 +117,7 @@ def read_report(document: Any) -> Report | None:
             str(progress.get("stage") or ""),
             float(progress.get("percent") or 0.0),
             str(document.get("message") or ""),
+            _seconds(progress.get("secondsLeft")),
         )
     except (AttributeError, TypeError, ValueError):
         return None

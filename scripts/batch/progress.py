@@ -99,7 +99,8 @@ class Bars:
         self._progress.update(self._tasks[name], completed=size_bytes, total=max(total_bytes, 1), doing=text)
 
     def report(self, name: str, report: Report) -> None:
-        self._progress.update(self._tasks[name], completed=report.percent, total=100, doing=doing(report))
+        text = " · ".join(filter(None, (doing(report), time_left(report.seconds_left))))
+        self._progress.update(self._tasks[name], completed=report.percent, total=100, doing=text)
 
     def end(self, name: str, status: Status, reason: str) -> None:
         self._progress.remove_task(self._tasks.pop(name))
@@ -111,6 +112,16 @@ def doing(report: Report) -> str:
     """What a job is at: a waiting one says what it waits for."""
     stage = report.stage if report.status is Status.RUNNING else ""
     return shown(report.message or stage or report.status.value.replace("_", " "))
+
+
+def time_left(seconds: float | None) -> str:
+    """As the page says it; empty while unknown."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute left"
+    return f"about {minutes} min left" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min left"
 
 
 def megabytes(size_bytes: int) -> str:

@@ -214,7 +214,7 @@ class Runner:
     def _observe(self, recording: Recording, job: Job) -> None:
         entry = replace(self._entry(recording), execution_mode=job.execution_mode)
         self._state.put(recording.name, entry)
-        self._show(recording, Report(job.status, job.stage, job.percent, job.message))
+        self._show(recording, Report(job.status, job.stage, job.percent, job.message, job.seconds_left))
 
     def _show(self, recording: Recording, report: Report) -> None:
         """An end is in the state only when its transcripts are saved."""

@@ -198,6 +198,7 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
             speakers=await self._speakers(job.id),
             filename=job.recording.filename,
             turns=wire.turn_messages(finished),
+            silent_stretches=wire.stretch_messages(job),
         )
         yield jobs_pb2.GetTranscriptResponse(header=header)
         async for final in self._store.segments(job.id):
@@ -255,6 +256,7 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
         return replace(job, message="Waiting for worker capacity")
+    job = replace(job, seconds_left=None)  # nobody knows how the worker gets on
     if job.mode is ExecutionMode.LOCAL:
         return replace(job, message=fleet.process.trouble or "The local worker is starting")
     trouble = next((link.error for link in links if link.error is not None), None)

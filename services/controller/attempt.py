@@ -22,7 +22,7 @@ from services.controller.jobs import (
     JobError,
     JobUpdate,
     Plan,
-    Segment,
+    Stretch,
     TransitionError,
     Verb,
     WorkerRef,
@@ -84,6 +84,7 @@ class Attempt:
         self._abandoned = False
         self._stream: RunStream | None = None
         self._finished_windows: set[int] | None = None
+        self._plan: Plan | None = None
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
         self._log = log.bind(job_id=job.id, attempt=number, worker=link.name)
 
@@ -260,14 +261,14 @@ class Attempt:
         match event:
             case wire.StageReported(stage, detail):
                 return changed(replace(job, stage=stage, message=detail), now)
-            case wire.ProgressReported(percent):
-                return changed(replace(job, percent=max(percent, job.percent)), now)
+            case wire.ProgressReported(percent, seconds_left):
+                return changed(replace(job, percent=max(percent, job.percent), seconds_left=seconds_left), now)
             case Plan():
                 return await self._planned(job, event)
             case wire.TurnsReported(payload):
                 return JobUpdate(job, turns=payload)
-            case wire.WindowReported(index, segments):
-                return await self._window_finished(job, index, segments)
+            case wire.WindowReported():
+                return await self._window_finished(job, event)
             case wire.Completed():
                 return replace(changed(job.complete(now), now), attempt_ended=AttemptState.ENDED)
             case _:
@@ -275,23 +276,30 @@ class Attempt:
 
     async def _planned(self, job: Job, plan: Plan) -> JobUpdate:
         known = (await self._journal.store.finished_work(job.id)).plan
+        self._plan = plan
         job = replace(job, language=plan.language)
         if known is None:
             return JobUpdate(job, plan=plan)
         if known.fingerprint == plan.fingerprint:
             return JobUpdate(job)
         self._finished_windows = set()
-        anew = changed(replace(job, segment_count=0, message=BEGINS_ANEW), datetime.now(UTC))
+        anew = changed(replace(job, segment_count=0, silent_stretches=(), message=BEGINS_ANEW), datetime.now(UTC))
         return replace(anew, plan=plan, forget_finished_work=True)
 
-    async def _window_finished(self, job: Job, index: int, segments: tuple[Segment, ...]) -> JobUpdate:
+    async def _window_finished(self, job: Job, window: wire.WindowReported) -> JobUpdate:
         """A window that an earlier attempt finished stays as it is: its segments were told to watchers already."""
         if self._finished_windows is None:
             self._finished_windows = set((await self._journal.store.finished_work(job.id)).windows)
-        if index in self._finished_windows:
+        if window.index in self._finished_windows:
             return JobUpdate(job)
-        self._finished_windows.add(index)
-        return with_segments(job, index, segments)
+        self._finished_windows.add(window.index)
+        silent = await self._stretch(window.index) if window.silent else None
+        return with_segments(job, window.index, window.segments, silent)
+
+    async def _stretch(self, window: int) -> Stretch | None:
+        """Where the window lies. The plan may come in the same step, or have come to an earlier process of this program."""
+        plan = self._plan or (await self._journal.store.finished_work(self.job.id)).plan
+        return wire.window_stretch(plan, window) if plan is not None else None
 
     # --- ends
 

@@ -144,6 +144,14 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a recording, in seconds from its beginning."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A worker's window plan; ``payload`` is the worker's own message, handed back to the next attempt as it is."""
 
@@ -174,7 +182,10 @@ class JobError:
 @dataclass(frozen=True, slots=True)
 class Job:
     """``version`` grows with every durable change and is what stores compare; ``last_event`` numbers what watchers
-    see; ``worker_event`` is the last event of the current attempt that is durable."""
+    see; ``worker_event`` is the last event of the current attempt that is durable.
+
+    ``seconds_left`` is the worker's newest estimate, None while it has none. ``silent_stretches`` are the finished windows
+    in which voice was heard that gave no words, in the order of time; with the windows they outlive their attempt."""
 
     id: JobId
     owner: Owner
@@ -198,6 +209,8 @@ class Job:
     last_event: int = 0
     worker_event: int = 0
     version: int = 0
+    seconds_left: float | None = None
+    silent_stretches: tuple[Stretch, ...] = ()
 
     def await_remote(self) -> Job:
         return self._to(Verb.AWAIT_REMOTE, JobState.QUEUED_REMOTE)
@@ -235,7 +248,7 @@ class Job:
     def _to(self, verb: Verb, state: JobState) -> Job:
         if state not in TRANSITIONS.get((self.state, verb), ()):
             raise TransitionError(self, verb)
-        return replace(self, state=state)
+        return replace(self, state=state, seconds_left=None)  # an estimate is of one attempt, while it runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +263,7 @@ class Change:
     message: str
     attempt: int
     error: JobError | None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +314,17 @@ class FinishedWork:
 def changed(job: Job, now: datetime) -> JobUpdate:
     """The job with one more event that tells its watchers how it stands."""
     told = replace(job, last_event=job.last_event + 1)
-    change = Change(told.last_event, now, job.state, job.stage, job.percent, job.message, job.attempt, job.error)
+    change = Change(
+        told.last_event,
+        now,
+        job.state,
+        job.stage,
+        job.percent,
+        job.message,
+        job.attempt,
+        job.error,
+        job.seconds_left,
+    )
     return JobUpdate(told, (change,))
 
 
@@ -313,11 +337,17 @@ def created(job: Job, now: datetime) -> JobUpdate:
     return JobUpdate(waiting.job, told.changes + waiting.changes)
 
 
-def with_segments(job: Job, window: int, segments: tuple[Segment, ...]) -> JobUpdate:
-    """The job with a finished window; each segment is an event of its own."""
+def with_segments(job: Job, window: int, segments: tuple[Segment, ...], silent: Stretch | None = None) -> JobUpdate:
+    """The job with a finished window; each segment is an event of its own. ``silent`` is where the window lies, when
+    voice was heard in it that gave no words."""
     final = tuple(
         FinalSegment(job.last_event + 1 + index, job.segment_count + index, segment)
         for index, segment in enumerate(segments)
     )
-    told = replace(job, last_event=job.last_event + len(final), segment_count=job.segment_count + len(final))
+    told = replace(
+        job,
+        last_event=job.last_event + len(final),
+        segment_count=job.segment_count + len(final),
+        silent_stretches=job.silent_stretches if silent is None else (*job.silent_stretches, silent),
+    )
     return JobUpdate(told, segments=final, finished_windows=(window,))

@@ -21,6 +21,7 @@ from services.controller.jobs import (
     Options,
     Plan,
     Segment,
+    Stretch,
     Word,
 )
 from services.controller.store.protocol import Upload
@@ -97,7 +98,7 @@ def job_message(job: Job) -> jobs_pb2.Job:
         filename=job.recording.filename,
         status=STATES[job.state],
         execution_mode=MODES[job.mode],
-        progress=jobs_pb2.JobProgress(stage=job.stage, percent=job.percent),
+        progress=progress_message(job),
         message=job.message,
         worker=jobs_pb2.JobWorker(
             worker_job_id=worker.worker_job_id,
@@ -117,7 +118,21 @@ def job_message(job: Job) -> jobs_pb2.Job:
         audio_duration=duration(job.recording.duration_seconds),
         size_bytes=job.recording.size_bytes,
         last_event=job.last_event,
+        silent_stretches=stretch_messages(job),
     )
+
+
+def progress_message(job: Job | Change) -> jobs_pb2.JobProgress:
+    """How far the job is, or was at the change."""
+    remaining = duration(job.seconds_left) if job.seconds_left is not None else None
+    return jobs_pb2.JobProgress(stage=job.stage, percent=job.percent, remaining=remaining)
+
+
+def stretch_messages(job: Job) -> list[jobs_pb2.Stretch]:
+    """Where voice was heard that gave no words."""
+    return [
+        jobs_pb2.Stretch(start=duration(stretch.start), end=duration(stretch.end)) for stretch in job.silent_stretches
+    ]
 
 
 def segment_message(final: FinalSegment) -> jobs_pb2.TranscriptSegment:
@@ -155,7 +170,7 @@ def event_message(event: Change | FinalSegment) -> jobs_pb2.WatchJobResponse:
         occurred_at=timestamp(event.occurred_at),
         changed=jobs_pb2.JobChanged(
             status=STATES[event.state],
-            progress=jobs_pb2.JobProgress(stage=event.stage, percent=event.percent),
+            progress=progress_message(event),
             message=event.message,
             attempt=event.attempt,
             last_error_code=event.error.code if event.error else "",
@@ -273,7 +288,10 @@ class StageReported:
 
 @dataclass(frozen=True, slots=True)
 class ProgressReported:
+    """``seconds_left`` is None where the worker does not say."""
+
     percent: float
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +301,11 @@ class TurnsReported:
 
 @dataclass(frozen=True, slots=True)
 class WindowReported:
+    """``silent``: voice was heard in it that gave no words."""
+
     index: int
     segments: tuple[Segment, ...]
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +349,10 @@ def worker_event(event: worker_pb2.Event) -> WorkerEvent | None:
         case "stage_changed":
             return StageReported(event.stage_changed.stage, event.stage_changed.detail)
         case "progress":
-            return ProgressReported(event.progress.percent)
+            known = event.progress.HasField("remaining")
+            return ProgressReported(
+                event.progress.percent, max(0.0, seconds(event.progress.remaining)) if known else None
+            )
         case "planned":
             plan = event.planned
             return Plan(plan.fingerprint, plan.language, seconds(plan.duration), plan.SerializeToString())
@@ -336,11 +360,20 @@ def worker_event(event: worker_pb2.Event) -> WorkerEvent | None:
             return TurnsReported(event.speakers_found.SerializeToString())
         case "window_finished":
             window = event.window_finished
-            return WindowReported(window.index, tuple(_segment(segment) for segment in window.segments))
+            segments = tuple(_segment(segment) for segment in window.segments)
+            return WindowReported(window.index, segments, window.silent and not segments)
         case "outcome":
             return _outcome(event.outcome)
         case _:
             return None
+
+
+def window_stretch(plan: Plan, index: int) -> Stretch | None:
+    """Where a window of the plan lies; None for one that it does not have."""
+    windows = worker_pb2.WindowPlan.FromString(plan.payload).windows
+    return next(
+        (Stretch(seconds(window.start), seconds(window.end)) for window in windows if window.index == index), None
+    )
 
 
 def _outcome(outcome: worker_pb2.Outcome) -> WorkerEvent | None:

@@ -27,8 +27,11 @@ from services.worker.api import WorkerApi, registration
 from services.worker.attempts import Attempts, JournalFullError
 from services.worker.audio import AudioLimits, AudioStore
 from services.worker.capacity import Gpu, auto_slots
+from services.worker.engine.fleet import Fleet
+from services.worker.engine.memory import model_bytes
 from services.worker.engine.protocol import Engine, EngineSettings
 from services.worker.engine.supervisor import Supervisor
+from services.worker.gpus import find_gpus
 from services.worker.http import http_app
 from services.worker.journal import SqliteJournal
 from services.worker.metrics import Metrics
@@ -48,9 +51,6 @@ GRACE_SECONDS = 0.5
 """How long calls may go on after that; heartbeats never end by themselves."""
 
 HOUSEKEEPING_SECONDS = 60.0
-
-DRIVER_SECONDS = 20.0
-"""How long the driver may take to say what GPU there is; waking one up takes seconds."""
 
 MakeEngine = Callable[[EngineSettings], Engine]
 
@@ -94,10 +94,10 @@ async def _serve(
     # A local worker may share its controller's environment with a worker that serves a port.
     folder = settings.worker_data_dir / "local" if socket else settings.worker_data_dir
     with owned_folder(folder, "WORKER_DATA_DIR", "worker"):
-        slots = settings.worker_max_concurrent_jobs or auto_slots(
-            await _gpu(settings.worker_device), settings.worker_diarization_model != "none"
-        )
-        engine = make_engine(_engine_settings(settings, slots))
+        gpus = await find_gpus(settings.worker_device, settings.cuda_visible_devices)
+        berths = _berths(settings, gpus)
+        slots = sum(berths)
+        engine = _engine(settings, folder, gpus, berths, make_engine)
         offer = Offer(settings.worker_model, settings.worker_max_file_mb * MEGABYTE)
         status = WorkerStatus(offer, slots, engine.state)
         metrics = Metrics(status)
@@ -254,29 +254,6 @@ def _tls(settings: WorkerSettings) -> ssl.SSLContext | None:
     return context
 
 
-async def _gpu(device: str) -> Gpu | None:
-    """The first GPU, as its driver's own tool reports it; None without one."""
-    if device == "cpu":
-        return None
-    command = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
-    try:
-        query = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
-    except OSError:
-        return None
-    try:
-        async with asyncio.timeout(DRIVER_SECONDS):
-            answer, _ = await query.communicate()
-    except TimeoutError:
-        query.kill()
-        await query.wait()
-        log.warning("nvidia_smi_silent", seconds=DRIVER_SECONDS)
-        return None
-    name, _, memory = answer.decode().partition("\n")[0].rpartition(", ")
-    return Gpu(name, int(memory)) if memory.isdecimal() else None
-
-
 def _audio_limits(settings: WorkerSettings) -> AudioLimits:
     return AudioLimits(
         settings.worker_max_file_mb * MEGABYTE,
@@ -285,7 +262,31 @@ def _audio_limits(settings: WorkerSettings) -> AudioLimits:
     )
 
 
-def _engine_settings(settings: WorkerSettings, slots: int) -> EngineSettings:
+def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
+    """Slots by engine: one for each GPU that gets a slot, or one for them all."""
+    wanted = settings.worker_max_concurrent_jobs
+    if not wanted:
+        weights = model_bytes(settings.worker_model, settings.worker_compute_type)
+        diarization = settings.worker_diarization_model != "none"
+        return [auto_slots(gpu, diarization, weights) for gpu in gpus] or [auto_slots(None, diarization, weights)]
+    engines = max(1, min(len(gpus), wanted))
+    return [wanted // engines + (number < wanted % engines) for number in range(engines)]
+
+
+def _engine(
+    settings: WorkerSettings, folder: Path, gpus: Sequence[Gpu], berths: Sequence[int], make_engine: MakeEngine
+) -> Engine:
+    spools = folder / "spool"
+    engines = [
+        make_engine(_engine_settings(settings, slots, number, gpus[number].uuid if gpus else "", spools / str(number)))
+        for number, slots in enumerate(berths)
+    ]
+    return engines[0] if len(engines) == 1 else Fleet(list(zip(engines, berths, strict=True)))
+
+
+def _engine_settings(
+    settings: WorkerSettings, slots: int, device_index: int, gpu: str, spool_dir: Path
+) -> EngineSettings:
     return EngineSettings(
         default_model=settings.worker_model,
         bundled_dir=BUNDLED,
@@ -297,7 +298,10 @@ def _engine_settings(settings: WorkerSettings, slots: int) -> EngineSettings:
         slots=slots,
         diarization_model=settings.worker_diarization_model,
         hf_token=settings.hf_token.get_secret_value(),
+        spool_dir=spool_dir,
         log_dir=settings.log_dir,
+        device_index=device_index,
+        gpu=gpu,
     )
 
 

@@ -54,28 +54,31 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """As its driver reports it; memory in MiB."""
+    """As its driver reports it; memory in MiB. ``uuid`` is its name for the driver's tool, "" where it was not asked."""
 
     name: str
     memory_mib: int
+    uuid: str = ""
 
 
 _DATA_CENTER = re.compile(r"\b(A100|A800|H100|H800|H20|H200|GH200|B100|B200|B300|GB200)\b")
 """Cards with high-bandwidth memory: several jobs at once gain there; others are bound by compute at two or three."""
 
-_GIB_PER_JOB = 10
+_GIB_PER_JOB = 8
+_GIB_RESERVED = 1
+_MOST_IN_DATA_CENTERS = 16
 _MOST_ELSEWHERE = 3
 
 
-def auto_slots(gpu: Gpu | None, diarization: bool) -> int:
-    """Jobs at once for ``WORKER_MAX_CONCURRENT_JOBS=auto``.
+def auto_slots(gpu: Gpu | None, diarization: bool, model_bytes: int) -> int:
+    """Jobs at once on one GPU for ``WORKER_MAX_CONCURRENT_JOBS=auto``; ``model_bytes`` is what the default model takes.
 
-    The operations guide's table: 10 GB: 1; 24 GB: 2; 48 GB: 3; A100 40 GB: 4; A100 80 GB: 8; one less with
-    diarization, which needs memory of its own. Cards report a little less than they are sold for. No GPU: 1.
+    All jobs share one copy of it. With large-v3 in 16 bits this is the operations guide's table: 10 GB: 1; 24 GB: 2;
+    48 GB: 3; A100 40 GB: 4; A100 80 GB: 9; one less with diarization, which needs memory of its own. Cards report a
+    little less than they are sold for. No GPU: 1.
     """
     if gpu is None:
         return 1
-    jobs = round(gpu.memory_mib / 1024) // _GIB_PER_JOB
-    if not _DATA_CENTER.search(gpu.name):
-        jobs = min(jobs, _MOST_ELSEWHERE)
-    return max(1, jobs - diarization)
+    left = round(gpu.memory_mib / 1024) - model_bytes / 1024**3 - _GIB_RESERVED
+    most = _MOST_IN_DATA_CENTERS if _DATA_CENTER.search(gpu.name) else _MOST_ELSEWHERE
+    return max(1, min(most, int(left // _GIB_PER_JOB)) - diarization)

@@ -53,7 +53,8 @@ class WorkerSettings(ProcessSettings):
     worker_tls_key: Path | None = Field(default=None, description="PEM file of the certificate's key.")
     worker_max_concurrent_jobs: Annotated[int, BeforeValidator(_slots)] = Field(
         default=1,
-        description="Jobs at once; auto sizes it from the GPU's memory and whether diarization is on (1 on a CPU).",
+        description="Jobs at once, shared out among the GPUs; auto sizes it from each one's memory, the model and whether"
+        " diarization is on (1 on a CPU).",
     )
     worker_model: str = Field(
         default="large-v3", min_length=1, description="Model for jobs that name none; loaded at start and kept."
@@ -76,6 +77,9 @@ class WorkerSettings(ProcessSettings):
     worker_device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto takes a GPU where there is one."
     )
+    cuda_visible_devices: str | None = Field(
+        default=None, description="Which GPUs may be used, as CUDA reads it; none: all. Each gets an engine of its own."
+    )
     worker_compute_type: Literal[
         "",
         "default",
@@ -96,7 +100,8 @@ class WorkerSettings(ProcessSettings):
         default=2000, ge=1, description="Largest recording in MB (1024 * 1024 bytes); protects the disk."
     )
     worker_data_dir: Path = Field(
-        default=Path("data/worker"), description="Folder of uploaded recordings; this worker's own."
+        default=Path("data/worker"),
+        description="Folder of uploaded recordings, of their sound while they are decoded (115 MB an hour), and of the journal; this worker's own.",
     )
     worker_audio_quota_mb: int = Field(
         default=50_000,

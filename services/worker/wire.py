@@ -171,15 +171,18 @@ def event_message(event: Event) -> worker_pb2.Event:
     match event.report:
         case StageChanged(stage, detail):
             message.stage_changed.CopyFrom(worker_pb2.StageChanged(stage=stage, detail=detail))
-        case Progress(percent):
-            message.progress.CopyFrom(worker_pb2.Progress(percent=percent))
+        case Progress(percent, seconds_left):
+            remaining = duration(seconds_left) if seconds_left is not None else None
+            message.progress.CopyFrom(worker_pb2.Progress(percent=percent, remaining=remaining))
         case Planned(plan):
             message.planned.CopyFrom(window_plan_message(plan))
         case SpeakersFound(turns):
             message.speakers_found.CopyFrom(speaker_turns_message(turns))
-        case WindowFinished(index, segments):
+        case WindowFinished(index, segments, silent):
             segment_messages = [segment_message(segment) for segment in segments]
-            message.window_finished.CopyFrom(worker_pb2.WindowFinished(index=index, segments=segment_messages))
+            message.window_finished.CopyFrom(
+                worker_pb2.WindowFinished(index=index, segments=segment_messages, silent=silent)
+            )
         case outcome:
             message.outcome.CopyFrom(outcome_message(outcome))
     return message
@@ -237,14 +240,15 @@ def report(message: worker_pb2.Event) -> Report | HandedBack:
         case "stage_changed":
             return StageChanged(message.stage_changed.stage, message.stage_changed.detail)
         case "progress":
-            return Progress(message.progress.percent)
+            known = message.progress.HasField("remaining")
+            return Progress(message.progress.percent, seconds(message.progress.remaining) if known else None)
         case "planned":
             return Planned(window_plan(message.planned))
         case "speakers_found":
             return SpeakersFound(speaker_turns(message.speakers_found))
         case "window_finished":
             segments = tuple(_segment(segment) for segment in message.window_finished.segments)
-            return WindowFinished(message.window_finished.index, segments)
+            return WindowFinished(message.window_finished.index, segments, message.window_finished.silent)
         case _:
             return _outcome(message.outcome)
 

@@ -125,9 +125,13 @@ STAGES = ("loading", "preparing", "diarizing", "transcribing", "finishing")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Share of the recording's speech that is finished, 0 to 100, never falling."""
+    """Share of the recording's speech that is finished, 0 to 100, never falling.
+
+    ``seconds_left`` estimates the time that the job still takes: finite, not negative; None while that is unknown.
+    """
 
     percent: float
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +146,14 @@ class SpeakersFound:
 
 @dataclass(frozen=True, slots=True)
 class WindowFinished:
-    """Windows finish in the order of the plan; ``segments`` is empty where nobody spoke."""
+    """Windows finish in the order of the plan; ``segments`` is empty where nobody spoke.
+
+    ``silent``: voice was detected in it, it was decoded again, and still gave no words.
+    """
 
     index: int
     segments: tuple[Segment, ...]
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,11 +126,18 @@ class FakeController:
     # --- what a test does to a job
 
     async def change(
-        self, job_id: str, status: jobs.JobStatus, stage: str = "", percent: float = 0, **more: str
+        self,
+        job_id: str,
+        status: jobs.JobStatus,
+        stage: str = "",
+        percent: float = 0,
+        seconds_left: float | None = None,
+        **more: str,
     ) -> None:
         job = self.jobs[job_id]
         job.message.status = status
-        job.message.progress.CopyFrom(jobs.JobProgress(stage=stage, percent=percent))
+        remaining = duration(seconds_left) if seconds_left is not None else None
+        job.message.progress.CopyFrom(jobs.JobProgress(stage=stage, percent=percent, remaining=remaining))
         for name, value in more.items():
             setattr(job.message, name, value)
         changed = jobs.JobChanged(status=status, progress=job.message.progress, attempt=1, **more)
@@ -140,6 +147,11 @@ class FakeController:
         job = self.jobs[job_id]
         job.segments.append(given)
         await self._add(job, jobs.WatchJobResponse(segment=given))
+
+    def add_silence(self, job_id: str, start: float, end: float) -> None:
+        """Voice that gave no words, in seconds."""
+        stretch = jobs.Stretch(start=duration(start), end=duration(end))
+        self.jobs[job_id].message.silent_stretches.append(stretch)
 
     async def complete(self, job_id: str, *segments: jobs.TranscriptSegment) -> None:
         for given in segments:
@@ -243,7 +255,11 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
             raise ServiceError(Reason.TRANSCRIPT_NOT_READY)
         speakers = dict.fromkeys(given.speaker for given in job.segments if given.speaker)
         header = jobs.TranscriptHeader(
-            language="en", duration=duration(60), speakers=speakers, filename=job.message.filename
+            language="en",
+            duration=duration(60),
+            speakers=speakers,
+            filename=job.message.filename,
+            silent_stretches=job.message.silent_stretches,
         )
         yield jobs.GetTranscriptResponse(header=header)
         for given in job.segments:

@@ -92,7 +92,7 @@ class PacedEngine:
                 yield Canceled()
                 return
             ids = {"job_id": work.key.job_id, "attempt": work.key.attempt}
-            log.info("windows_decoded", windows=[window.index], reported=[window.index], **ids)
+            log.info("windows_decoded", windows=[window.index], **ids)
             text = f" {work.audio_path.name[:8]} says {window.index}"
             yield WindowFinished(window.index, (Segment(window.start, window.start + 2.5, text),))
             yield Progress(100 * (window.index + 1) / len(plan.windows))

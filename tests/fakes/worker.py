@@ -44,13 +44,18 @@ def planned(fingerprint: str = "f", windows: int = 2) -> pb.Event:
     )
 
 
-def window(index: int, *texts: str) -> pb.Event:
+def window(index: int, *texts: str, silent: bool = False) -> pb.Event:
     segments = [pb.Segment(start=duration(index * 10), end=duration(index * 10 + 9), text=text) for text in texts]
-    return pb.Event(window_finished=pb.WindowFinished(index=index, segments=segments))
+    return pb.Event(window_finished=pb.WindowFinished(index=index, segments=segments, silent=silent))
 
 
-def progress(percent: float) -> pb.Event:
-    return pb.Event(progress=pb.Progress(percent=percent))
+def progress(percent: float, seconds_left: float | None = None) -> pb.Event:
+    remaining = duration(seconds_left) if seconds_left is not None else None
+    return pb.Event(progress=pb.Progress(percent=percent, remaining=remaining))
+
+
+def stage(name: str, detail: str = "") -> pb.Event:
+    return pb.Event(stage_changed=pb.StageChanged(stage=name, detail=detail))
 
 
 def whole_run() -> list[pb.Event]:

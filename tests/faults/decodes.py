@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,22 +18,22 @@ Span = tuple[datetime, datetime]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch that was completed; windows beside those that were ``reported`` were finished before."""
+    """What one batch held of an attempt."""
 
     at: datetime
     job_id: str
     attempt: int
     windows: tuple[int, ...]
-    reported: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """Decodes of windows that had been decoded before. ``beside``: as neighbors only, in a batch of the plan."""
+    """Decodes of windows that had been decoded before. ``held``: which could not be told, since an earlier window was
+    still in another lane's hand when the end came."""
 
     needless: int
     unavoidable: int
-    beside: int
+    held: int
     of: tuple[str, ...] = ()
     """Which were needless, for people."""
 
@@ -61,7 +61,6 @@ def batches(log: Path) -> list[Batch]:
             entry["job_id"],
             entry["attempt"],
             tuple(entry["windows"]),
-            tuple(entry["reported"]),
         )
         for entry in lines(log, "windows_decoded")
     ]
@@ -69,16 +68,21 @@ def batches(log: Path) -> list[Batch]:
 
 def repeats(found: Iterable[Batch], blind: Sequence[Span]) -> Repeats:
     """``blind``: when nobody could be told what was decoded; to decode that again cannot be helped."""
-    decoded: dict[tuple[str, int], datetime] = {}
+    decoded: defaultdict[str, dict[int, tuple[datetime, int]]] = defaultdict(dict)
     needless: list[str] = []
-    counted: dict[str, int] = defaultdict(int)
+    counted: Counter[str] = Counter()
     for batch in found:
-        counted["beside"] += len(set(batch.windows) - set(batch.reported))
-        for window in batch.reported:
-            before = decoded.get((batch.job_id, window))
-            if before is not None and any(begin <= before <= end for begin, end in blind):
-                counted["unavoidable"] += 1
-            elif before is not None:
-                needless.append(f"{batch.job_id}/{batch.attempt} window {window}, decoded before at {before.time()}")
-            decoded[batch.job_id, window] = batch.at
-    return Repeats(len(needless), counted["unavoidable"], counted["beside"], tuple(needless))
+        job = decoded[batch.job_id]
+        for window in batch.windows:
+            if window in job:
+                before, attempt = job[window]
+                if any(begin <= before <= end for begin, end in blind):
+                    counted["unavoidable"] += 1
+                elif any(earlier not in job or job[earlier][1] > attempt for earlier in range(window)):
+                    counted["held"] += 1
+                else:
+                    needless.append(
+                        f"{batch.job_id}/{batch.attempt} window {window}, decoded before at {before.time()}"
+                    )
+            job[window] = (batch.at, batch.attempt)
+    return Repeats(len(needless), counted["unavoidable"], counted["held"], tuple(needless))

@@ -36,7 +36,7 @@ class Outcome:
     wrong_events: int = 0
     decoded_twice: int = 0
     decoded_twice_unavoidably: int = 0
-    decoded_beside: int = 0
+    decoded_twice_held: int = 0
     oversubscribed: int = 0
     broken_promises: int = 0
     seconds: float = 0.0
@@ -63,7 +63,7 @@ class Outcome:
     def take(self, repeats: Repeats) -> None:
         self.decoded_twice += repeats.needless
         self.decoded_twice_unavoidably += repeats.unavoidable
-        self.decoded_beside += repeats.beside
+        self.decoded_twice_held += repeats.held
         self.notes += repeats.of
 
     @property

@@ -19,7 +19,18 @@ from services.controller.store.protocol import StoreFullError
 from services.controller.store.sql import SqlStore
 from services.controller.workers import LinkSettings, WorkerLink
 from services.runtime.errors import service_error
-from tests.fakes.worker import FakeWorker, Held, completed, failed, handed_back, planned, progress, whole_run, window
+from tests.fakes.worker import (
+    FakeWorker,
+    Held,
+    completed,
+    failed,
+    handed_back,
+    planned,
+    progress,
+    stage,
+    whole_run,
+    window,
+)
 from tests.integration.conftest import Client, running_controller, wav
 
 
@@ -153,6 +164,88 @@ async def test_another_plan_starts_the_transcript_again(client: Client, worker: 
     assert [part.segment.text for part in (await client.transcript(job.job_id))[1:]] == [" uno", " dos"]
     told = [event.changed.message for event in await client.events(job.job_id)]
     assert sum("begins anew" in message for message in told) == 1
+
+
+def stretches(message: jobs_pb2.Job | jobs_pb2.TranscriptHeader) -> list[tuple[float, float]]:
+    return [(one.start.ToMicroseconds() / 1e6, one.end.ToMicroseconds() / 1e6) for one in message.silent_stretches]
+
+
+async def test_a_job_tells_which_model_it_waits_for(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [stage("loading", "loading model demo")]
+    job_id = await client.submit()
+    job = await client.wait(job_id, "running", lambda job: job.progress.stage == "loading")
+    assert job.message == "loading model demo"
+    worker.held[(job_id, 1)].add(stage("preparing"), *whole_run())
+    await client.wait(job_id, "complete")
+    told = [(event.changed.progress.stage, event.changed.message) for event in await client.events(job_id)]
+    loading = told.index(("loading", "loading model demo"))
+    assert told[loading + 1] == ("preparing", "")
+
+
+async def test_the_time_left_is_told_until_the_job_ends(client: Client, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned(), progress(10), progress(20, 181.5)]
+    job_id = await client.submit()
+    job = await client.wait(job_id, "running", lambda job: job.progress.percent == 20)
+    assert job.progress.remaining.ToMicroseconds() == 181_500_000
+    worker.held[(job_id, 1)].add(window(0, " one"), window(1, " two"), completed())
+    job = await client.wait(job_id, "complete")
+    assert not job.progress.HasField("remaining")
+    told = [event.changed.progress for event in await client.events(job_id) if event.WhichOneof("kind") == "changed"]
+    known = [progress.percent for progress in told if progress.HasField("remaining")]
+    assert known == [20.0]
+
+
+async def test_nobody_knows_the_time_left_while_the_worker_cannot_be_reached(
+    client: Client, worker: FakeWorker
+) -> None:
+    worker.plan = lambda dispatch: [planned(), progress(20, 181.5)]
+    job_id = await client.submit()
+    await client.wait(job_id, "running", lambda job: job.progress.HasField("remaining"))
+    await worker.stop()
+    job = await client.wait(job_id, "running", lambda job: job.last_error_code == "REMOTE_WORKER_UNREACHABLE")
+    assert (job.progress.percent, job.progress.HasField("remaining")) == (20.0, False)
+
+
+async def test_silent_windows_are_told_with_their_times(client: Client, worker: FakeWorker) -> None:
+    """Window 1 has no words and is not silent: nobody spoke in it."""
+    said = [window(0, silent=True), window(1), window(2, " three"), window(3, silent=True), window(9, silent=True)]
+    worker.plan = lambda dispatch: [planned(windows=4), *said, completed()]
+    job = await client.wait(await client.submit(), "complete")
+    assert stretches(job) == [(0.0, 10.0), (30.0, 40.0)]
+    header, *segments = await client.transcript(job.job_id)
+    assert stretches(header.header) == [(0.0, 10.0), (30.0, 40.0)]
+    assert [part.segment.text for part in segments] == [" three"]
+
+
+async def test_silent_windows_outlive_their_attempt(client: Client, worker: FakeWorker) -> None:
+    crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
+    first = [planned(windows=3), window(0, silent=True), crash]
+    again = [planned(windows=3), window(0, silent=True), window(1, " two"), window(2, silent=True), completed()]
+    scripts = iter([first, again])
+    worker.plan = lambda dispatch: next(scripts)
+    job = await client.wait(await client.submit(), "complete")
+    assert (job.attempt, stretches(job)) == (2, [(0.0, 10.0), (20.0, 30.0)])
+
+
+async def test_silent_windows_outlive_the_controller(tmp_path: Path, worker: FakeWorker) -> None:
+    worker.plan = lambda dispatch: [planned(windows=3), window(0, silent=True)]
+    url = f"http://127.0.0.1:{worker.port}"
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        job_id = await client.submit()
+        await client.wait(job_id, "running", lambda job: len(job.silent_stretches) == 1)
+    worker.held[(job_id, 1)].add(window(1, " two"), window(2, silent=True), completed())
+    async with running_controller(tmp_path, remote_worker_url=url) as client:
+        job = await client.wait(job_id, "complete")
+        assert (job.attempt, stretches(job)) == (1, [(0.0, 10.0), (20.0, 30.0)])
+
+
+async def test_another_plan_forgets_what_was_silent(client: Client, worker: FakeWorker) -> None:
+    crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
+    again = [planned("other", windows=3), window(0, " uno"), window(1, " dos"), window(2, silent=True), completed()]
+    scripts = iter([[planned(), window(0, silent=True), crash], again])
+    worker.plan = lambda dispatch: next(scripts)
+    job = await client.wait(await client.submit(), "complete")
+    assert (job.attempt, stretches(job)) == (2, [(20.0, 30.0)])
 
 
 async def test_a_recording_that_kills_the_engine_each_time_fails(client: Client, worker: FakeWorker) -> None:

@@ -12,27 +12,21 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import jiwer
 import numpy as np
 import pytest
 import pytest_asyncio
 
 from services.worker.engine.messages import Configure, RunWork, WorkReported, encode, receive
 from services.worker.engine.protocol import EngineSettings
-from services.worker.engine.supervisor import Supervision, Supervisor
+from services.worker.engine.supervisor import Supervisor
 from services.worker.work import (
     STAGES,
     AttemptKey,
     Canceled,
     Completed,
-    Failed,
     FinishedWork,
-    Options,
     Outcome,
     Planned,
     Progress,
@@ -41,108 +35,33 @@ from services.worker.work import (
     SpeakersFound,
     StageChanged,
     WindowFinished,
-    WindowPlan,
-    Work,
 )
 from tests import recordings
+from tests.engine import (
+    BUNDLED,
+    DEADLINE,
+    MOST_WORD_ERRORS,
+    Long,
+    Run,
+    finish,
+    make_long,
+    model,
+    ready,
+    run,
+    started,
+    text_of,
+    word_errors,
+    work,
+)
 from tests.recordings import RATE, Example
 
 # One loop for all, in which the engine that they share lives.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-BUNDLED = Path(__file__).parents[2] / "models"
-DEADLINE = 30.0
-MOST_WORD_ERRORS = 0.05
-SOON = Supervision(first_pause=0.1, longest_pause=0.2)
-
-R = TypeVar("R")
-attempts = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the engine reported of one job."""
-
-    reports: list[Report]
-
-    def all(self, kind: type[R]) -> list[R]:
-        return [report for report in self.reports if isinstance(report, kind)]
-
-    @property
-    def outcome(self) -> Report:
-        return self.reports[-1]
-
-    @property
-    def failure(self) -> Failed:
-        assert isinstance(self.outcome, Failed), self.outcome
-        return self.outcome
-
-    @property
-    def plan(self) -> WindowPlan:
-        (planned,) = self.all(Planned)
-        return planned.plan
-
-    @property
-    def windows(self) -> dict[int, tuple[Segment, ...]]:
-        return {window.index: window.segments for window in self.all(WindowFinished)}
-
-    @property
-    def segments(self) -> list[Segment]:
-        assert isinstance(self.outcome, Completed), self.outcome
-        return [segment for window in self.all(WindowFinished) for segment in window.segments]
-
-    @property
-    def text(self) -> str:
-        return text_of(self.segments)
-
-
-def text_of(segments: list[Segment]) -> str:
-    return "".join(segment.text for segment in segments).strip()
-
-
-def word_errors(reference: str, text: str) -> float:
-    return float(jiwer.wer(reference, text))
-
-
-def work(path: Path, finished: FinishedWork | None = None, **options: Any) -> Work:
-    return Work(AttemptKey(f"job {next(attempts)}", 1), path, Options(**options), finished)
-
-
-async def run(engine: Supervisor, path: Path, finished: FinishedWork | None = None, **options: Any) -> Run:
-    return await finish(engine, work(path, finished, **options))
-
-
-async def finish(engine: Supervisor, given: Work) -> Run:
-    async with asyncio.timeout(DEADLINE):
-        return Run([report async for report in engine.run(given)])
-
-
-async def ready(engine: Supervisor) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not engine.state.ready:
-            await engine.changed(engine.state)
-
-
-def model(engine: Supervisor, name: str) -> tuple[str, str]:
-    """A model's state and what is wrong with it."""
-    return next((state.state, state.error) for state in engine.state.models if state.name == name)
-
 
 def children() -> set[int]:
     """This process's children, those included that ended and were not waited for."""
     return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
-
-
-@asynccontextmanager
-async def started(**settings: Any) -> AsyncIterator[Supervisor]:
-    """An engine of a test's own, without torch, so that it is ready in seconds."""
-    given = {"default_model": "demo", "bundled_dir": BUNDLED, "diarization_model": "none"}
-    engine = Supervisor(EngineSettings(**(given | settings)), SOON)
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,24 +95,9 @@ def two_speakers() -> Example:
     return recordings.example(speakers=2)
 
 
-@dataclass(frozen=True)
-class Long:
-    """Examples one after the other."""
-
-    path: Path
-    text: str
-
-
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Long:
-    """At least five windows of speech."""
-    parts: list[Example] = []
-    for example in recordings.examples():
-        if sum(part.duration for part in parts) < 170:
-            parts.append(example)
-    samples = np.concatenate([part.samples() for part in parts])
-    path = recordings.write_wav(tmp_path_factory.mktemp("sounds") / "long.wav", samples)
-    return Long(path, " ".join(part.text for part in parts))
+    return make_long(tmp_path_factory.mktemp("sounds"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -21,20 +21,21 @@ async def setup() -> AsyncIterator[Setup]:
 
 async def test_all_events_of_an_ended_job(setup: Setup) -> None:
     job_id = await setup.browser.new_job()
-    await setup.fake.change(job_id, jobs_pb2.JOB_STATUS_RUNNING, "transcribing", 12.5, message="working")
+    await setup.fake.change(job_id, jobs_pb2.JOB_STATUS_RUNNING, "transcribing", 12.5, 90.0, message="working")
     await setup.fake.complete(job_id, segment(0, " one\n two", "SPEAKER_00", words=True), segment(1, " three\u2028"))
     events = await setup.browser.events(job_id)
     assert [event["id"] for event in events] == [1, 2, 3, 4, 5]
     assert [event["event"] for event in events] == ["status", "status", "segment", "segment", "status"]
     assert events[1]["data"] == {
         "status": "running",
-        "progress": {"stage": "transcribing", "percent": 12.5},
+        "progress": {"stage": "transcribing", "percent": 12.5, "secondsLeft": 90.0},
         "message": "working",
         "attempt": 1,
         "lastErrorCode": None,
         "lastErrorMessage": None,
     }
     assert events[-1]["data"]["status"] == "complete"
+    assert events[-1]["data"]["progress"]["secondsLeft"] is None
     _, transcript = await setup.browser.get(f"/api/jobs/{job_id}/transcript")
     assert [event["data"]["segment"] for event in events if event["event"] == "segment"] == transcript["segments"]
 

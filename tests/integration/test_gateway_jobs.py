@@ -123,8 +123,36 @@ async def test_lists_by_page_and_status(setup: Setup) -> None:
     assert rest["nextPageToken"] is None
     _, running = await browser.get("/api/jobs?status=running")
     assert [(job["jobId"], job["progress"]) for job in running["jobs"]] == [
-        (made[0], {"stage": "transcribing", "percent": 40.0})
+        (made[0], {"stage": "transcribing", "percent": 40.0, "secondsLeft": None})
     ]
+
+
+async def test_a_job_that_runs_tells_the_time_left_and_what_it_waits_for(setup: Setup) -> None:
+    job_id = await setup.browser.new_job()
+    await setup.fake.change(job_id, jobs_pb2.JOB_STATUS_RUNNING, "loading", message="loading model demo")
+    _, job = await setup.browser.get(f"/api/jobs/{job_id}")
+    assert job["progress"] == {"stage": "loading", "percent": 0.0, "secondsLeft": None}
+    assert job["message"] == "loading model demo"
+    await setup.fake.change(job_id, jobs_pb2.JOB_STATUS_RUNNING, "transcribing", 40, 181.25)
+    _, job = await setup.browser.get(f"/api/jobs/{job_id}")
+    assert_shape(JobAnswer, job)
+    assert job["progress"] == {"stage": "transcribing", "percent": 40.0, "secondsLeft": 181.2}
+    await setup.fake.complete(job_id)
+    _, job = await setup.browser.get(f"/api/jobs/{job_id}")
+    assert job["progress"] == {"stage": "done", "percent": 100.0, "secondsLeft": None}
+
+
+async def test_where_voice_gave_no_words(setup: Setup) -> None:
+    quiet, job_id = await setup.browser.new_job(), await setup.browser.new_job()
+    setup.fake.add_silence(job_id, 30, 58.25)
+    for made in (quiet, job_id):
+        await setup.fake.complete(made, segment(0))
+    silence = [{"start": 30.0, "end": 58.25}]
+    for path, stretches in ((quiet, []), (job_id, silence)):
+        assert (await setup.browser.get(f"/api/jobs/{path}"))[1]["silentStretches"] == stretches
+        _, transcript = await setup.browser.get(f"/api/jobs/{path}/transcript")
+        assert_shape(TranscriptAnswer, transcript)
+        assert transcript["silentStretches"] == stretches
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
+from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from services.worker.pipeline import prepare
-from services.worker.pipeline.faults import WorkCanceled, WorkError
-from services.worker.pipeline.prepare import Samples
+from services.worker.pipeline.faults import WorkError
+from services.worker.pipeline.recording import PreparedRecording, Samples
+from services.worker.pipeline.speech import VoiceDetector, speech_spans
 from services.worker.pipeline.windows import Span, SpeechWindow
 from tests import recordings
-from tests.recordings import RATE, cut_off, damage, encode, tone, video
+from tests.recordings import RATE, cut_off, damage, decoded, encode, tone, video
 
 FORMATS = [
     ("wav", "pcm_s16le", 16_000, 1),
@@ -25,10 +27,6 @@ FORMATS = [
     ("m4a", "aac", 44_100, 1),
     ("webm", "libopus", 48_000, 1),
 ]
-
-
-def decoded(path: Path) -> Samples:
-    return prepare.decode(path, lambda: None)
 
 
 def refused(path: Path) -> WorkError:
@@ -163,40 +161,24 @@ def test_a_recording_that_is_not_there_is_missing(tmp_path: Path) -> None:
     assert "secret" not in fault.message
 
 
-def test_decoding_stops_where_the_check_says_so(tmp_path: Path) -> None:
-    path = encode(tmp_path / "a.wav", tone(200), "pcm_s16le")
-    calls = 0
-
-    def check() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise WorkCanceled
-
-    with pytest.raises(WorkCanceled):
-        prepare.decode(path, check)
-    assert calls == 2
-    with pytest.raises(WorkCanceled):
-        prepare.decode(encode(tmp_path / "short.wav", tone(0.1), "pcm_s16le"), raise_canceled)
-
-
-def raise_canceled() -> None:
-    raise WorkCanceled
-
-
 def test_the_file_is_closed_when_decoding_is_given_up(tmp_path: Path) -> None:
-    path = encode(tmp_path / "a.wav", tone(1), "pcm_s16le")
-    with pytest.raises(WorkCanceled):
-        prepare.decode(path, raise_canceled)
+    path = encode(tmp_path / "a.wav", tone(100), "pcm_s16le")
+    pieces = prepare.decode(path)
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
     assert not [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]
 
 
 # --- planning
 
 
-def test_windows_hold_all_that_is_said() -> None:
+def prepared(path: Path, spool: Path, *, vad: bool = True) -> PreparedRecording:
+    return prepare.prepare(path, spool, vad=vad, max_seconds=30)
+
+
+def test_windows_hold_all_that_is_said(tmp_path: Path) -> None:
     recording = recordings.example(speakers=2)
-    windows = prepare.plan(recording.samples(), vad=True, max_seconds=30)
+    windows = prepared(recording.path, tmp_path / "spool").windows
     assert len(windows) >= 2
     assert all(window.seconds <= 30 for window in windows)
     spans = [span for window in windows for span in window.spans]
@@ -205,20 +187,71 @@ def test_windows_hold_all_that_is_said() -> None:
         assert heard >= 0.9 * (turn.end - turn.start), turn
 
 
-def test_silence_makes_no_window_unless_everything_is_wanted() -> None:
-    silence = np.zeros(35 * RATE, np.float32)
-    assert prepare.plan(silence, vad=True, max_seconds=30) == ()
-    spans = [window.spans for window in prepare.plan(silence, vad=False, max_seconds=30)]
+def test_silence_makes_no_window_unless_everything_is_wanted(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.wav", np.zeros(35 * RATE, np.float32), "pcm_s16le")
+    assert prepared(path, tmp_path / "spool").windows == ()
+    spans = [window.spans for window in prepared(path, tmp_path / "spool", vad=False).windows]
     assert spans == [(Span(0, 30 * RATE),), (Span(30 * RATE, 35 * RATE),)]
 
 
-def test_what_is_cut_out_is_the_speech_of_the_window() -> None:
-    samples = np.arange(100, dtype=np.float32)
-    cut = prepare.cut_out(samples, SpeechWindow(0, (Span(10, 12), Span(50, 53))))
-    assert cut.tolist() == [10, 11, 50, 51, 52]
+def test_what_is_cut_out_is_the_speech_of_the_window(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.write_bytes(np.arange(100, dtype="<i2").tobytes())
+    cut = PreparedRecording(spool, 100, ()).cut_out(SpeechWindow(0, (Span(10, 12), Span(50, 53))))
+    assert (cut * 32768).tolist() == [10, 11, 50, 51, 52]
+    assert cut.dtype == np.float32
 
 
-def test_the_last_sample_is_in_the_last_window(tmp_path: Path) -> None:
-    samples = decoded(encode(tmp_path / "a.wav", tone(31.01), "pcm_s16le"))
-    windows = prepare.plan(samples, vad=False, max_seconds=30)
-    assert np.array_equal(np.concatenate([prepare.cut_out(samples, window) for window in windows]), samples)
+def test_what_is_prepared_is_what_is_decoded_to_the_last_sample(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp3", tone(31.01), "libmp3lame")
+    recording = prepared(path, tmp_path / "spool", vad=False)
+    assert np.array_equal(recording.whole(), decoded(path))
+    assert np.array_equal(
+        np.concatenate([recording.cut_out(window) for window in recording.windows]), recording.whole()
+    )
+    assert recording.seconds == len(decoded(path)) / RATE
+
+
+# --- voice
+
+
+def stock(samples: Samples, max_seconds: float) -> list[Span]:
+    options = VadOptions(max_speech_duration_s=max_seconds, min_silence_duration_ms=160)
+    return [Span(int(span["start"]), int(span["end"])) for span in get_speech_timestamps(samples, options)]
+
+
+def streamed(samples: Samples, pieces: list[int], max_seconds: float) -> list[Span]:
+    detector = VoiceDetector()
+    for piece in np.split(samples, pieces):
+        detector.feed(piece)
+    return speech_spans(detector.finish().tolist(), len(samples), max_seconds)
+
+
+@pytest.fixture(scope="module")
+def joined() -> Samples:
+    """Minutes of talk, so that the detector's minute is over several times."""
+    return np.concatenate([example.samples() for example in recordings.examples()])
+
+
+@pytest.mark.parametrize("max_seconds", [30.0, 5.0, 2.0])
+def test_a_stream_has_the_spans_that_faster_whisper_finds_in_the_whole(joined: Samples, max_seconds: float) -> None:
+    expected = stock(joined, max_seconds)
+    assert len(expected) > 20
+    pieces = sorted(np.random.default_rng(3).integers(0, len(joined), 40).tolist())
+    assert streamed(joined, pieces, max_seconds) == expected
+    assert streamed(joined, [], max_seconds) == expected
+
+
+@pytest.mark.parametrize("samples", [0, 1, 511, 512, 513, 16_000, 2048 * 512, 2048 * 512 + 1])
+def test_recordings_of_any_length_have_the_spans_that_faster_whisper_finds(joined: Samples, samples: int) -> None:
+    assert streamed(joined[:samples], [], 30.0) == stock(joined[:samples], 30.0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_rules_are_those_of_silero_whatever_is_heard(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probabilities that no recording would have."""
+    rng = np.random.default_rng(seed)
+    probabilities = np.clip(rng.normal(0.45, 0.3, 400) + np.repeat(rng.normal(0, 0.3, 40), 10), 0, 1).astype(np.float32)
+    samples = 400 * 512 - int(rng.integers(1, 512))
+    monkeypatch.setattr("faster_whisper.vad.get_vad_model", lambda: lambda audio: probabilities)
+    assert speech_spans(probabilities.tolist(), samples, 3.0) == stock(np.zeros(samples, np.float32), 3.0)

@@ -40,13 +40,14 @@ from services.controller.jobs import (
     Plan,
     Recording,
     Segment,
+    Stretch,
     UploadId,
     Word,
     WorkerRef,
     changed,
     with_segments,
 )
-from services.controller.store import schema, sql
+from services.controller.store import rows, schema, sql
 from services.controller.store.protocol import ConflictError, Dispatch, Store, StoreError, StoreFullError, Upload
 from services.controller.store.sql import SqlStore
 from tests.fakes.store import MemoryStore
@@ -252,11 +253,26 @@ async def test_every_field_of_a_job_comes_back_equal(store: Store) -> None:
         segment_count=4,
         last_event=2**40,
         worker_event=2**41,
+        seconds_left=0.30000000000000004,
+        silent_stretches=(Stretch(30.0, 58.123456), Stretch(90.5, 119.0)),
     )
     saved = await store.save(JobUpdate(full))
     assert saved == replace(full, version=job.version + 1)
     assert await store.get_job(JobId("j1")) == saved
     assert saved.finished_at == LATER
+
+
+async def test_a_silent_window_is_kept_with_its_finishing_or_not_at_all(store: Store) -> None:
+    stale = await running(store)
+    job = await store.save(with_segments(stale, 0, (), Stretch(0.0, 28.5)))
+    with pytest.raises(ConflictError):
+        await store.save(with_segments(stale, 1, (), Stretch(30.0, 58.0)))
+    job = await store.save(changed(job.requeue("lost", 0.0), LATER))
+    job = await store.save(changed(job.start(LATER, 2, WORKER), LATER))
+    await store.save(with_segments(job, 2, (), Stretch(60.0, 88.0)))
+    found = await store.get_job(job.id)
+    assert found is not None
+    assert found.silent_stretches == (Stretch(0.0, 28.5), Stretch(60.0, 88.0))
 
 
 async def test_what_was_written_is_there_after_the_process_began_anew(store: Store, path: Path) -> None:
@@ -455,6 +471,15 @@ async def test_events_are_changes_and_segments_in_one_order_after_any_number(sto
     assert [one.number for one in made] == list(range(1, job.last_event + 1))
     for after in range(job.last_event + 2):
         assert await store.events(job.id, after, 1000) == made[after:]
+
+
+async def test_a_change_keeps_the_time_left_and_one_of_an_earlier_version_has_none(store: Store, path: Path) -> None:
+    job = await running(store)
+    update = changed(replace(job, seconds_left=181.5), LATER)
+    job = await store.save(update)
+    assert await store.events(job.id, 2, 10) == list(update.changes)
+    query(path, "UPDATE events SET payload = json_remove(payload, '$.seconds_left')")
+    assert await store.events(job.id, 2, 10) == [replace(update.changes[0], seconds_left=None)]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
@@ -759,6 +784,26 @@ async def test_a_database_of_the_first_version_keeps_its_uploads(path: Path) -> 
     assert await store.get_upload(UploadId("u1")) == old
     assert [one.id for one in await store.incomplete_uploads()] == ["u2"]
     assert list(await store.unused_uploads(LATER)) == [old]
+    await store.close()
+    assert differences(path) == []
+
+
+async def test_a_database_of_the_fourth_version_keeps_its_jobs(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        sql.migrate(connection, "0004")
+    engine.dispose()
+    row = rows.job_row(new_job()) | {"options": "{}", "created_at": "2026-01-02 03:04:05.678901", "request_index": 0}
+    del row["seconds_left"], row["silent_stretches"]
+    query(
+        path,
+        "INSERT INTO uploads (id, owner, filename, size_bytes, sha256, duration_seconds, complete, created_at)"
+        " VALUES ('u1', 'alice', 'a.mp3', 7, '', 1.5, 1, '2026-01-02 03:04:05.678901')",
+    )
+    query(path, f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
+    store = store_at(path)
+    await store.open()
+    assert await store.get_job(JobId("j1")) == new_job()
     await store.close()
     assert differences(path) == []
 

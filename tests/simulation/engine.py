@@ -60,12 +60,24 @@ def segments(sha256: str, revision: str, window: int) -> tuple[Segment, ...]:
     )
 
 
+def silent(sha256: str, revision: str, window: int) -> bool:
+    """Half of the windows without words."""
+    without = not segments(sha256, revision, window)
+    return without and zlib.crc32(f"silent {sha256} {revision} {window}".encode()) % 2 == 0
+
+
 def transcript(sha256: str, revision: str) -> list[Segment]:
     """What an undisturbed run gives."""
     found: list[Segment] = []
     for window in plan(sha256, revision).windows:
         found += segments(sha256, revision, window.index)
     return found
+
+
+def silent_stretches(sha256: str, revision: str) -> list[tuple[float, float]]:
+    """(start, end) of the silent windows."""
+    windows = plan(sha256, revision).windows
+    return [(window.start, window.end) for window in windows if silent(sha256, revision, window.index)]
 
 
 class SimulatedEngine:
@@ -161,8 +173,10 @@ class SimulatedEngine:
             if window.index in done and not self.forgetful:
                 continue
             await self._work(0.6)
-            yield WindowFinished(window.index, segments(sha256, self._revision, window.index))
-            yield Progress(100 * (window.index + 1) / len(made.windows))
+            said = segments(sha256, self._revision, window.index)
+            yield WindowFinished(window.index, said, silent(sha256, self._revision, window.index))
+            left = len(made.windows) - window.index - 1
+            yield Progress(100 * (window.index + 1) / len(made.windows), 0.6 * left)
         yield Completed(made.duration, 0.5)
 
     async def _work(self, seconds: float) -> None:

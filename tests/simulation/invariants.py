@@ -131,6 +131,8 @@ class Rules:
 
     def _check_ended(self, row: Row) -> None:
         job = row.job
+        if job.seconds_left is not None:
+            self._fail("no time left", f"{job.id} is {job.state.value} and has {job.seconds_left} s left")
         if job.state is JobState.COMPLETE:
             self._check_transcript(row)
         elif job.state is JobState.CANCELED:
@@ -169,6 +171,9 @@ class Rules:
         found = [_content(row.segments[number].segment) for number in sorted(row.segments)]
         if found != [_content(segment) for segment in wanted]:
             self._fail("exact transcript", f"{row.job.id}: {found} instead of {wanted}")
+        quiet = [(stretch.start, stretch.end) for stretch in row.job.silent_stretches]
+        if quiet != engine.silent_stretches(row.job.recording.sha256, revision):
+            self._fail("silence kept", f"{row.job.id}: {quiet}")
 
 
 class Told:

@@ -80,8 +80,12 @@ async def _acknowledges_first(self: Any) -> AttemptState:
             return ending
 
 
-async def _window_always_new(self: Any, job: Job, index: int, segments: Any) -> JobUpdate:
-    return with_segments(job, index, segments)
+async def _window_always_new(self: Any, job: Job, window: Any) -> JobUpdate:
+    return with_segments(job, window.index, window.segments)
+
+
+def _forgets_silence(self: Job, message: str, wait_mark: float) -> Job:
+    return replace(_REQUEUE(self, message, wait_mark), silent_stretches=())
 
 
 async def _saves_anything(self: Any, update: JobUpdate) -> Job:
@@ -221,6 +225,7 @@ def _sees_nobody_alone(self: Any) -> list[Any]:
     return []
 
 
+_REQUEUE = Job.requeue
 _SAVE = MemoryStore.save
 _CREATE = MemoryStore.create_jobs
 _ATTACH = Attempt._attach
@@ -236,6 +241,7 @@ MUTANTS = (
     Mutant("events are acknowledged before they are durable", ((Attempt, "_follow", _acknowledges_first),), 22),
     Mutant("the store saves whatever the version", ((MemoryStore, "save", _saves_anything),), 30),
     Mutant("a window that is reported again is taken again", ((Attempt, "_window_finished", _window_always_new),), 276),
+    Mutant("silent windows are forgotten with their attempt", ((Job, "requeue", _forgets_silence),), 1),
     Mutant("finished windows are not told to the next attempt", ((wire, "_finished_message", _forgets_windows),), 4),
     Mutant(
         "a cancel is not told to the worker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -11,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from gateway.requests import JobOptions
 from gateway.wire import options_answer, options_message
@@ -20,7 +23,7 @@ from scripts.batch.content import Content
 from scripts.batch.events import Event, EventDecoder
 from scripts.batch.outages import Away, Faulty, Outages, persistently
 from scripts.batch.plan import make_plan
-from scripts.batch.progress import doing
+from scripts.batch.progress import Bars, doing, time_left
 from scripts.batch.recordings import Fingerprint, find_recordings, shown, transcript_name
 from scripts.batch.runner import ended_entry
 from scripts.batch.sessions import KEPT, RememberedSessions, gateway_key, sessions_file
@@ -369,6 +372,47 @@ def test_what_a_job_is_at() -> None:
     assert doing(Report(Status.QUEUED_REMOTE, "", 0, "Waiting for worker capacity")) == "Waiting for worker capacity"
     assert doing(Report(Status.QUEUED_REMOTE, "", 0, "")) == "queued remote"
     assert doing(Report(Status.RUNNING, "diarizing", 70, "")) == "diarizing"
+    assert doing(Report(Status.RUNNING, "loading", 0, "loading model demo")) == "loading model demo"
+
+
+def test_the_time_left_is_read_where_the_gateway_tells_it() -> None:
+    progress = {"stage": "transcribing", "percent": 40.0, "secondsLeft": 181.2}
+    job = {"jobId": "j", "executionMode": "local", "status": "running", "progress": progress, "message": ""}
+    assert (read_job(job).seconds_left, read_report(job)) == (
+        181.2,
+        Report(Status.RUNNING, "transcribing", 40.0, "", 181.2),
+    )
+    for unknown in ({"stage": "", "percent": 0}, progress | {"secondsLeft": None}):
+        report = read_report(job | {"progress": unknown})
+        assert report is not None
+        assert read_job(job | {"progress": unknown}).seconds_left is report.seconds_left is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, ""),
+        (0.0, "less than a minute left"),
+        (29.0, "less than a minute left"),
+        (31.0, "about 1 min left"),
+        (181.2, "about 3 min left"),
+        (3569.0, "about 59 min left"),
+        (3571.0, "about 1 h 0 min left"),
+        (9000.0, "about 2 h 30 min left"),
+    ],
+)
+def test_the_time_left_in_words(seconds: float | None, words: str) -> None:
+    assert time_left(seconds) == words
+
+
+def test_a_bar_tells_the_time_left() -> None:
+    with Progress(TextColumn("{task.fields[doing]}"), console=Console(file=io.StringIO())) as progress:
+        bars = Bars(progress, 1)
+        bars.begin("a.mp3")
+        bars.report("a.mp3", Report(Status.RUNNING, "transcribing", 40.0, "", 181.2))
+        assert progress.tasks[-1].fields["doing"] == "transcribing · about 3 min left"
+        bars.report("a.mp3", Report(Status.RUNNING, "finishing", 99.0, ""))
+        assert progress.tasks[-1].fields["doing"] == "finishing"
 
 
 def test_the_summary_puts_failures_last_and_tells_the_speed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.worker.capacity import Gpu, Slots, auto_slots
+from services.worker.engine.memory import model_bytes
 
 
 def test_a_slot_is_taken_and_given_back() -> None:
@@ -47,6 +48,7 @@ def test_the_revision_grows_with_every_change() -> None:
         ("NVIDIA GeForce RTX 4090", 24564, 2, 3),
         ("NVIDIA A40", 46068, 2, 3),
         ("NVIDIA L40S", 46068, 2, 3),
+        ("NVIDIA L40", 46068, 2, 3),
         ("NVIDIA GeForce RTX 3090", 24576, 2, 2),
         ("NVIDIA GeForce RTX 3080", 10240, 1, 1),
         ("NVIDIA A100-SXM4-40GB", 40960, 4, 6),
@@ -59,9 +61,19 @@ def test_the_revision_grows_with_every_change() -> None:
 )
 def test_auto_agrees_with_the_operations_guide(name: str, memory_mib: int, low: int, high: int) -> None:
     gpu = Gpu(name, memory_mib)
-    assert low <= auto_slots(gpu, diarization=False) <= high
-    assert auto_slots(gpu, diarization=True) == max(1, auto_slots(gpu, diarization=False) - 1)
+    for model in ("tiny", "turbo", "large-v3"):
+        slots = auto_slots(gpu, diarization=False, model_bytes=model_bytes(model, ""))
+        assert low <= slots <= high
+        assert auto_slots(gpu, diarization=True, model_bytes=model_bytes(model, "")) == max(1, slots - 1)
+
+
+def test_auto_takes_the_models_memory_into_account() -> None:
+    gpu = Gpu("NVIDIA A100-SXM4-40GB", 40960)
+    slots = [auto_slots(gpu, False, model_bytes("large-v3", kind)) for kind in ("int8", "float16", "float32")]
+    assert slots == [4, 4, 4]
+    assert auto_slots(gpu, False, 20 * 1024**3) == 2
+    assert auto_slots(gpu, False, 60 * 1024**3) == 1
 
 
 def test_auto_is_one_on_a_cpu() -> None:
-    assert auto_slots(None, diarization=True) == 1
+    assert auto_slots(None, diarization=True, model_bytes=0) == 1

@@ -24,6 +24,7 @@ from services.controller.jobs import (
     Plan,
     Recording,
     Segment,
+    Stretch,
     UploadId,
     Word,
     WorkerRef,
@@ -55,6 +56,8 @@ JOB = Job(
     last_event=17,
     worker_event=9,
     version=30,
+    seconds_left=75.25,
+    silent_stretches=(Stretch(30.0, 58.123456), Stretch(90.5, 119.0)),
 )
 WORDS = (Word(" Olá", 0.3, 0.7, 0.987654321, "SPEAKER_00"), Word("!", 0.7, 0.7, 0.0))
 PLAN = pb.WindowPlan(
@@ -108,7 +111,7 @@ def test_a_job_with_everything_in_it() -> None:
         filename="interview 🎧.mp3",
         status=jobs_pb2.JOB_STATUS_RUNNING,
         execution_mode=jobs_pb2.EXECUTION_MODE_REMOTE,
-        progress=jobs_pb2.JobProgress(stage="transcribing", percent=45.5),
+        progress=jobs_pb2.JobProgress(stage="transcribing", percent=45.5, remaining=wire.duration(75.25)),
         message="half",
         worker=jobs_pb2.JobWorker(
             worker_job_id="wk_1",
@@ -126,6 +129,10 @@ def test_a_job_with_everything_in_it() -> None:
         audio_duration=wire.duration(86399.999999),
         size_bytes=5_000_000_000,
         last_event=17,
+        silent_stretches=[
+            jobs_pb2.Stretch(start=wire.duration(30.0), end=wire.duration(58.123456)),
+            jobs_pb2.Stretch(start=wire.duration(90.5), end=wire.duration(119.0)),
+        ],
     )
     assert [field.name for field in message.DESCRIPTOR.fields if not is_set(message, field.name)] == []
 
@@ -173,6 +180,18 @@ def test_a_change_tells_how_the_job_stands() -> None:
         last_error_message="Look.",
     )
     assert wire.event_message(replace(change, error=None)).changed.last_error_code == ""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 5400.25])
+def test_the_time_left_is_told_where_it_is_known(seconds: float) -> None:
+    change = Change(3, NOW, JobState.RUNNING, "transcribing", 45.5, "", 2, None, seconds)
+    told = [wire.job_message(replace(JOB, seconds_left=seconds)).progress, wire.event_message(change).changed.progress]
+    assert [(progress.HasField("remaining"), wire.seconds(progress.remaining)) for progress in told] == [
+        (True, seconds)
+    ] * 2
+    unknown = [wire.job_message(replace(JOB, seconds_left=None)).progress]
+    unknown += [wire.event_message(replace(change, seconds_left=None)).changed.progress]
+    assert not any(progress.HasField("remaining") for progress in unknown)
 
 
 def test_a_segment_has_its_ordinal_as_id_and_its_number_as_the_events() -> None:
@@ -324,7 +343,9 @@ EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
         pb.Event(stage_changed=pb.StageChanged(stage="loading", detail="model turbo")),
         wire.StageReported("loading", "model turbo"),
     ),
-    (pb.Event(progress=pb.Progress(percent=33.333333333)), wire.ProgressReported(33.333333333)),
+    (pb.Event(progress=pb.Progress(percent=33.333333333)), wire.ProgressReported(33.333333333, None)),
+    (pb.Event(progress=pb.Progress(percent=50.0, remaining=wire.duration(0.0))), wire.ProgressReported(50.0, 0.0)),
+    (pb.Event(progress=pb.Progress(percent=50.0, remaining=wire.duration(-3.0))), wire.ProgressReported(50.0, 0.0)),
     (pb.Event(planned=PLAN), Plan("f", "pt", 55.123457, PLAN.SerializeToString())),
     (pb.Event(speakers_found=TURNS), wire.TurnsReported(TURNS.SerializeToString())),
     (pb.Event(speakers_found=pb.SpeakerTurns()), wire.TurnsReported(b"")),
@@ -332,7 +353,12 @@ EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
         pb.Event(window_finished=pb.WindowFinished(index=3, segments=[SEGMENT, pb.Segment(text=" x")])),
         wire.WindowReported(3, (SAID, Segment(0.0, 0.0, " x"))),
     ),
-    (pb.Event(window_finished=pb.WindowFinished(index=4)), wire.WindowReported(4, ())),
+    (pb.Event(window_finished=pb.WindowFinished(index=4)), wire.WindowReported(4, (), silent=False)),
+    (pb.Event(window_finished=pb.WindowFinished(index=5, silent=True)), wire.WindowReported(5, (), silent=True)),
+    (
+        pb.Event(window_finished=pb.WindowFinished(index=6, segments=[SEGMENT], silent=True)),
+        wire.WindowReported(6, (SAID,), silent=False),
+    ),
     (
         pb.Event(outcome=pb.Outcome(completed=pb.Completed(processing_duration=wire.duration(12.25)))),
         wire.Completed(12.25),
@@ -349,6 +375,11 @@ EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
 @pytest.mark.parametrize(("message", "event"), EVENTS, ids=lambda value: type(value).__name__)
 def test_what_a_worker_says(message: pb.Event, event: wire.WorkerEvent) -> None:
     assert wire.worker_event(pb.Event.FromString(message.SerializeToString())) == event
+
+
+def test_a_window_lies_where_the_plan_says() -> None:
+    plan = Plan("f", "pt", 55.123457, PLAN.SerializeToString())
+    assert [wire.window_stretch(plan, index) for index in (0, 2, 3)] == [Stretch(0.0, 20.0), Stretch(40.0, 60.0), None]
 
 
 def test_every_kind_of_event_and_of_outcome_is_among_these() -> None:

@@ -29,6 +29,7 @@ from services.controller.jobs import (
     Plan,
     Recording,
     Segment,
+    Stretch,
     TransitionError,
     UploadId,
     Verb,
@@ -200,6 +201,18 @@ def test_no_verb_touches_what_the_store_and_the_watchers_count_by() -> None:
         assert (after.version, after.last_event, after.segment_count, after.run_seconds) == (7, 8, 9, 3.5)
 
 
+def test_every_verb_voids_the_time_left_and_none_forgets_silence() -> None:
+    silence = (Stretch(30.0, 58.0),)
+    for state, verb in EXPECTED:
+        after = VERBS[verb](replace(job(state), seconds_left=12.5, silent_stretches=silence))
+        assert (after.seconds_left, after.silent_stretches) == (None, silence)
+
+
+def test_watchers_are_told_the_time_left() -> None:
+    (change,) = changed(replace(job(RUN), seconds_left=12.5), LATER).changes
+    assert change.seconds_left == 12.5
+
+
 def test_changed_adds_one_event_that_tells_how_the_job_stands() -> None:
     told = replace(job(RUN), last_event=4, stage="transcribing", percent=12.5, message="m", attempt=3, error=ERROR)
     update = changed(told, LATER)
@@ -226,6 +239,13 @@ def test_a_window_without_words_is_finished_too_and_takes_no_number() -> None:
     before = replace(job(RUN), last_event=4, segment_count=2)
     update = with_segments(before, 0, ())
     assert (update.job, update.segments, update.finished_windows) == (before, (), (0,))
+
+
+def test_a_silent_window_is_noted_behind_those_before_and_takes_no_number() -> None:
+    before = replace(job(RUN), last_event=4, silent_stretches=(Stretch(0.0, 28.0),))
+    update = with_segments(before, 1, (), Stretch(30.0, 58.0))
+    assert update.job == replace(before, silent_stretches=(Stretch(0.0, 28.0), Stretch(30.0, 58.0)))
+    assert (update.segments, update.finished_windows) == ((), (1,))
 
 
 def test_numbers_are_one_sequence_without_gaps_and_ordinals_count_the_segments() -> None:

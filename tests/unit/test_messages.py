@@ -14,6 +14,7 @@ from services.worker.engine.messages import (
     FromEngine,
     Ping,
     Pong,
+    Recycle,
     RunWork,
     StateReported,
     ToEngine,
@@ -69,14 +70,21 @@ TO_ENGINE: list[ToEngine] = [Configure(SETTINGS), RunWork(7, WORK), CancelWork(7
 REPORTS: list[Report] = [
     StageChanged("loading", "loading model tiny"),
     Progress(12.5),
+    Progress(12.5, 90.25),
     Planned(PLAN),
     SpeakersFound(TURNS),
     WindowFinished(1, (SEGMENT,)),
+    WindowFinished(2, (), silent=True),
     Completed(60.25, 1.5),
     Failed("AUDIO_INVALID", "why"),
     Canceled(),
 ]
-FROM_ENGINE: list[FromEngine] = [StateReported(STATE), Pong(), *(WorkReported(7, report) for report in REPORTS)]
+FROM_ENGINE: list[FromEngine] = [
+    StateReported(STATE),
+    Pong(),
+    Recycle("why", 4),
+    *(WorkReported(7, report) for report in REPORTS),
+]
 
 
 async def received(frames: list[bytes]) -> list[FromEngine]:

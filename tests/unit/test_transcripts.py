@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pysubs2
 import pytest
 
-from gateway.transcripts import CONTENT_TYPES, Format, Segment, Transcript, Turn, Word, render
+from gateway.transcripts import CONTENT_TYPES, Format, Segment, Stretch, Transcript, Turn, Word, render
 
 HOSTILE = "a <b>bold</b> & {\\an8} claim \\N 1 --> 2\n\n3\t# *x* \\h"
 
@@ -46,12 +47,21 @@ def test_an_empty_transcript_is_no_fault(form: Format) -> None:
 
 def test_json() -> None:
     answer = json.loads(text_of(TALK, "json"))
-    assert list(answer) == ["language", "duration", "text", "segments", "speakers", "turns"]
+    assert list(answer) == ["language", "duration", "text", "segments", "speakers", "turns", "silentStretches"]
+    assert answer["silentStretches"] == []
     assert answer["turns"][0] == {"start": 0.0, "end": 1.5, "speaker": "SPEAKER_00"}
     assert answer["text"] == "Hello there. Hi!"
     assert [segment["id"] for segment in answer["segments"]] == [0, 1, 2]
     assert answer["segments"][1]["speaker"] is None
     assert answer["segments"][0]["words"][0]["speaker"] == "SPEAKER_00"
+
+
+def test_where_voice_gave_no_words_is_in_the_json_alone() -> None:
+    quiet = replace(TALK, silent_stretches=(Stretch(30.0, 58.25), Stretch(90.5, 119.0)))
+    answer = json.loads(text_of(quiet, "json"))
+    assert answer["silentStretches"] == [{"start": 30.0, "end": 58.25}, {"start": 90.5, "end": 119.0}]
+    for form in get_args(Format):
+        assert (text_of(quiet, form) == text_of(TALK, form)) is (form != "json")
 
 
 def test_txt() -> None:

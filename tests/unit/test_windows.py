@@ -16,6 +16,7 @@ from services.worker.pipeline.windows import (
     Span,
     SpeechWindow,
     fingerprint,
+    halves,
     plan_everything,
     plan_speech,
     to_recording_time,
@@ -213,3 +214,30 @@ def test_the_fingerprint_changes_with_nothing_else() -> None:
     assert again == fingerprint(plan, DECISIVE)
     assert len(again) == 64
     assert int(again, 16) >= 0
+
+
+def test_halves_are_cut_at_the_pause_nearest_to_the_middle() -> None:
+    whole = SpeechWindow(7, (span(0, 4), span(10, 15), span(20, 21)))
+    first, second = halves(whole)
+    assert (first.index, second.index) == (7, 7)
+    assert grouped((first, second)) == [[(0.0, 4.0)], [(10.0, 15.0), (20.0, 21.0)]]
+
+
+def test_a_single_span_is_halved_in_its_middle() -> None:
+    assert grouped(halves(SpeechWindow(0, (span(3, 9),)))) == [[(3.0, 6.0)], [(6.0, 9.0)]]
+    assert grouped(halves(SpeechWindow(0, (span(3, 3.1), span(5, 9))))) == [[(3.0, 3.1), (5.0, 6.95)], [(6.95, 9.0)]]
+
+
+def test_too_little_is_not_halved() -> None:
+    assert halves(SpeechWindow(0, (span(0, 0.9),))) == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_halves_hold_all_speech_in_order(seed: int) -> None:
+    for window in plan_speech(random_spans(seed), 30.0):
+        parts = halves(window)
+        if parts:
+            samples = [sample for part in parts for one in part.spans for sample in (one.start, one.end)]
+            assert samples == sorted(samples)
+            assert sum(part.seconds for part in parts) == pytest.approx(window.seconds)
+            assert all(part.seconds >= 0.5 for part in parts)

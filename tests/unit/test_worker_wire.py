@@ -41,11 +41,14 @@ WORDS = (Word(" Olá", 0.3, 0.7, 0.987654321, "SPEAKER_00"), Word("!", 0.7, 0.7,
 REPORTS: list[Report | HandedBack] = [
     StageChanged("loading", "loading model turbo"),
     Progress(33.333333333),
+    Progress(40.0, 181.5),
+    Progress(100.0, 0.0),
     Planned(PLAN),
     SpeakersFound(TURNS),
     SpeakersFound(()),
     WindowFinished(3, (Segment(0.3, 0.7, " Olá! 🎧", "SPEAKER_00", WORDS), Segment(1.0, 2.0, " x"))),
     WindowFinished(4, ()),
+    WindowFinished(5, (), silent=True),
     Completed(1200.5, 12.25),
     Failed("AUDIO_INVALID", "No audio in it."),
     Canceled(),
@@ -60,6 +63,14 @@ def test_events(report: Report | HandedBack) -> None:
     assert message.number == 7
     assert message.occurred_at.ToDatetime(UTC) == event.occurred_at
     assert wire.report(message) == report
+
+
+def test_an_older_worker_says_nothing_of_the_time_left_and_of_silence() -> None:
+    """Bytes as that worker's journal and streams have them: fields 2 and 3 are not there."""
+    progress = pb.Event.FromString(pb.Event(progress=pb.Progress(percent=50.0)).SerializeToString())
+    assert wire.report(progress) == Progress(50.0, None)
+    finished = pb.Event.FromString(pb.Event(window_finished=pb.WindowFinished(index=4)).SerializeToString())
+    assert wire.report(finished) == WindowFinished(4, (), silent=False)
 
 
 @pytest.mark.parametrize(

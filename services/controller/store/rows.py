@@ -18,6 +18,7 @@ from services.controller.jobs import (
     Owner,
     Recording,
     Segment,
+    Stretch,
     UploadId,
     Word,
     WorkerRef,
@@ -61,6 +62,8 @@ def job_row(job: Job) -> dict[str, Any]:
         "last_event": job.last_event,
         "worker_event": job.worker_event,
         "version": job.version,
+        "seconds_left": job.seconds_left,
+        "silent_stretches": [[stretch.start, stretch.end] for stretch in job.silent_stretches],
     }
 
 
@@ -91,6 +94,8 @@ def job_of(row: Row) -> Job:
         last_event=row["last_event"],
         worker_event=row["worker_event"],
         version=row["version"],
+        seconds_left=row["seconds_left"],
+        silent_stretches=tuple(Stretch(*stretch) for stretch in row["silent_stretches"]),
     )
 
 
@@ -111,6 +116,7 @@ def change_row(job_id: JobId, change: Change) -> dict[str, Any]:
         "message": change.message,
         "attempt": change.attempt,
         "error": [change.error.code, change.error.message] if change.error else None,
+        "seconds_left": change.seconds_left,
     }
     return {"job_id": job_id, "number": change.number, "occurred_at": change.occurred_at, "payload": payload}
 
@@ -126,6 +132,7 @@ def change_of(row: Row) -> Change:
         message=payload["message"],
         attempt=payload["attempt"],
         error=JobError(*payload["error"]) if payload["error"] else None,
+        seconds_left=payload.get("seconds_left"),  # an earlier version wrote none
     )
 
 

@@ -105,6 +105,8 @@ jobs = Table(
     Column("last_event", BigInteger, nullable=False),
     Column("worker_event", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("seconds_left", Float),
+    Column("silent_stretches", JSON, nullable=False, server_default=text("'[]'")),
     UniqueConstraint("owner", "request_id", "request_index"),
     Index("ix_jobs_owner_sequence", "owner", "sequence"),
     Index("ix_jobs_owner_state_sequence", "owner", "state", "sequence"),

@@ -11,6 +11,7 @@ import warnings
 from typing import BinaryIO, cast
 
 from services.runtime.logs import configure_logs
+from services.worker.engine import heap
 from services.worker.engine.protocol import EngineSettings
 
 # Switches that libraries read from the environment and nowhere else; what the operator set goes first.
@@ -19,6 +20,8 @@ _LIBRARY_SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_ETAG_TIMEOUT": "10",  # seconds
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of the driver's own tool, by which the front counts GPUs
+    "PYTHONWARNINGS": "ignore:resource_tracker",  # which complains of what a killed process could not give back
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from other slots and processes
 }
 
@@ -32,6 +35,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for name, value in _LIBRARY_SWITCHES.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - for libraries, not a setting of ours
+    heap.keep()
 
     from services.worker.engine.child import serve  # the libraries read those switches when they are imported
 

@@ -8,21 +8,26 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import BinaryIO
 
 import structlog
 
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
+from services.worker.engine.lanes import Lanes, lanes_on
+from services.worker.engine.memory import BYTES_PER_NUMBER, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
     FromEngine,
     Ping,
     Pong,
+    Recycle,
     RunWork,
     StateReported,
     ToEngine,
@@ -30,15 +35,16 @@ from services.worker.engine.messages import (
     encode,
     receive,
 )
-from services.worker.engine.models import Models, choose_device, device_name
+from services.worker.engine.models import LoadedModel, Models, choose_device, device_name
+from services.worker.engine.preparation import Preparation, default_processes
 from services.worker.engine.protocol import EngineSettings
-from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkError
 from services.worker.work import EngineState, Report
 
 log = structlog.get_logger()
 
-_BATCH_SIZE = {"cpu": 8, "cuda": 16}
+BATCH_SIZE = 8
+"""Where nothing else is known."""
 
 
 class Pipe:
@@ -66,23 +72,27 @@ class EngineChild:
         self._pipe = pipe
         self._settings = settings
         self._device = choose_device(settings.device)
-        self._device_name = device_name(self._device)
+        self._device_name = device_name(self._device, settings.gpu)
         self._ready = False
         self._telling = threading.Lock()
         self._canceled: dict[int, threading.Event] = {}
-        self._models = Models(settings, self._device, _threads(settings), self._tell)
+        lanes, threads = lanes_on(self._device, settings.cpu_threads)
+        self._models = Models(settings, self._device, threads, self._tell, lanes=lanes)
         self._diarizer = Diarizer(settings, self._device, self._tell)
-        batch_size = settings.batch_size or _BATCH_SIZE.get(self._device, 8)
-        self._tools = Tools(self._models, self._diarizer, settings.default_model, batch_size)
+        self._lanes = Lanes(lanes, self._device, self._batch_limit, self, _exit_on_fault)
+        self._preparation = Preparation(default_processes(), _spool(settings))
+        self._tools = Tools(self._models, self._diarizer, self._preparation, self._lanes, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     def serve(self) -> None:
         """Returns when the front is gone."""
         self._tell()
+        self._lanes.start()
         self._loader.submit(self._load).add_done_callback(_exit_on_fault)
         while (message := self._pipe.receive()) is not None:
             self._handle(message)
+        self._preparation.close()
 
     def _handle(self, message: ToEngine) -> None:
         match message:
@@ -95,8 +105,39 @@ class EngineChild:
                     self._canceled[run].set()
             case Ping():
                 self._pipe.send(Pong())
+                self._loader.submit(self._models.unload_unused).add_done_callback(_exit_on_fault)
             case Configure():
                 log.error("configured_twice")
+
+    def _batch_limit(self, model: LoadedModel) -> BatchLimit:
+        """As it is set, or what fits beside the model that was just loaded."""
+        if self._settings.batch_size:
+            return BatchLimit(self._settings.batch_size)
+        free = self._models.free_bytes()
+        if model.shape is None or (free is None and self._device != "cpu"):
+            return BatchLimit(BATCH_SIZE)
+        number = BYTES_PER_NUMBER.get(model.compute_type, 2)
+        diarization = bool(self._diarizer.name)
+        before = (free or 0) + model.weights_bytes
+        size = auto_batch_size(
+            before,
+            model.weights_bytes,
+            model.shape,
+            diarization,
+            self._device,
+            lanes=model.lanes,
+            bytes_per_number=number,
+        )
+        log.info("batch_size_chosen", model=model.name, batch_size=size, free_mib=(free or 0) >> 20)
+        return BatchLimit(size)
+
+    # --- what the lanes ask for when memory is short
+
+    def release(self) -> bool:
+        return bool(self._models.release_idle())
+
+    def replace_process(self, reason: str, batch_size: int) -> None:
+        self._pipe.send(Recycle(reason, batch_size))
 
     def _run(self, message: RunWork, canceled: threading.Event) -> None:
         def report(of: Report) -> None:
@@ -106,9 +147,10 @@ class EngineChild:
         self._canceled.pop(message.run, None)
 
     def _load(self) -> None:
-        prepare.warm_up()
-        with contextlib.suppress(WorkError):  # its state says why; jobs for other models can still run
-            self._models.get(self._settings.default_model)
+        self._preparation.start()
+        # What is wrong with it its state says; jobs for other models can still run.
+        with contextlib.suppress(WorkError), self._models.use(self._settings.default_model):
+            pass
         self._ready = True
         self._tell()
         self._diarizer.load()
@@ -133,9 +175,10 @@ class EngineChild:
         )
 
 
-def _threads(settings: EngineSettings) -> int:
-    """Threads of one decoding job: the cores this process may use, shared among the slots."""
-    return settings.cpu_threads or max(1, len(os.sched_getaffinity(0)) // settings.slots)
+def _spool(settings: EngineSettings) -> Path:
+    if settings.spool_dir is not None:
+        return settings.spool_dir
+    return Path(tempfile.mkdtemp(prefix="bulkscribe-spool-"))
 
 
 def _exit_on_fault(future: Future[None]) -> None:

@@ -14,11 +14,11 @@ import yaml
 from huggingface_hub import constants, get_token, try_to_load_from_cache
 
 from services.worker.engine import catalog
-from services.worker.engine.models import short_error
+from services.worker.engine.model_files import short_error
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.assemble import name_speakers
 from services.worker.pipeline.faults import WorkError
-from services.worker.pipeline.prepare import Samples
+from services.worker.pipeline.recording import Samples
 from services.worker.pipeline.windows import SAMPLE_RATE
 from services.worker.work import Options, SpeakerTurn
 
@@ -170,7 +170,7 @@ def _load(name: str, settings: EngineSettings, device: str) -> Any:
         pipeline = Pipeline.from_pretrained(name, token=settings.hf_token or None)
         if pipeline is None:
             raise RuntimeError("the hub does not give it out")
-    return pipeline.to(torch.device(device))
+    return pipeline.to(torch.device(f"cuda:{settings.device_index}" if device == "cuda" else device))
 
 
 def _demo_pipeline(folder: Path) -> Any:

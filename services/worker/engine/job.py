@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
 
 import structlog
 
+from services.worker.engine.decoding import (
+    SEARCHES,
+    Request,
+    Voice,
+    detect_language,
+    settle_language,
+)
 from services.worker.engine.diarization import Diarizer
+from services.worker.engine.lanes import JobLine, Lanes
 from services.worker.engine.models import LoadedModel, Models
-from services.worker.engine.whisper import BEAM_SIZE, WindowDecoder, detect_language, settle_language
-from services.worker.pipeline import prepare
+from services.worker.engine.preparation import Preparation
 from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.pipeline.faults import WorkCanceled, WorkError
-from services.worker.pipeline.prepare import Samples
-from services.worker.pipeline.windows import SAMPLE_RATE, SpeechWindow, fingerprint, to_recording_time
+from services.worker.pipeline.progress import SpeechProgress
+from services.worker.pipeline.quality import has_dropout
+from services.worker.pipeline.recording import PreparedRecording
+from services.worker.pipeline.sentences import segments_of
+from services.worker.pipeline.windows import SpeechWindow, fingerprint, halves, to_recording_time
 from services.worker.work import (
+    AttemptKey,
     Canceled,
     Completed,
     Failed,
     Outcome,
     Planned,
-    Progress,
     Report,
     Segment,
     SpeakersFound,
@@ -36,7 +48,13 @@ from services.worker.work import (
 
 log = structlog.get_logger()
 
-_PROGRESS_SECONDS = 0.5
+_NO_WORD_TIMES = (
+    "The model {name!r} cannot time words: its config.json has no alignment_heads. Convert it with a current CTranslate2,"
+    " choose another model, or leave wordTimestamps out."
+)
+
+_LOOK_SECONDS = 0.1
+"""How often a job that waits for the device looks whether it was canceled."""
 
 # The language is heard from one chunk of speech; two neighbors always hold that much, or they would be one window.
 _HEARD_WINDOWS = 2
@@ -48,8 +66,9 @@ class Tools:
 
     models: Models
     diarizer: Diarizer
+    preparation: Preparation
+    lanes: Lanes
     default_model: str
-    batch_size: int
 
 
 def run_job(work: Work, tools: Tools, report: Callable[[Report], None], is_canceled: Callable[[], bool]) -> None:
@@ -84,35 +103,47 @@ class _Job:
 
     def run(self) -> Outcome:
         started = time.monotonic()
-        model, language = self._model()
-        self._check()
-        self._report(StageChanged("preparing"))
-        samples = prepare.decode(self._work.audio_path, self._check)
-        windows = prepare.plan(samples, vad=self._options.vad, max_seconds=model.chunk_seconds)
-        self._check()
-        plan = self._plan(model, language, samples, windows)
-        self._report(Planned(plan))
-        turns = self._turns(samples, plan)
-        self._report(StageChanged("transcribing"))
-        self._transcribe(model, plan.language, samples, windows, self._finished(plan), turns)
-        return Completed(plan.duration, time.monotonic() - started)
-
-    def _check(self) -> None:
-        if self._is_canceled():
-            raise WorkCanceled
-
-    def _model(self) -> tuple[LoadedModel, str]:
-        """The model and the language, "" where it must be heard; what can be refused is refused before any work."""
         name = self._options.model or self._tools.default_model
         if self._options.diarization:
             self._tools.diarizer.require()
         self._check()
         if not self._tools.models.is_loaded(name):
             self._report(StageChanged("loading", f"loading model {name}"))
-        model = self._tools.models.get(name)
-        return model, settle_language(model, self._options.language)
+        with self._tools.models.use(name, self._check) as model:
+            duration = self._work_through(model, settle_language(model, self._options.language))
+        return Completed(duration, time.monotonic() - started)
 
-    def _plan(self, model: LoadedModel, language: str, samples: Samples, windows: Sequence[SpeechWindow]) -> WindowPlan:
+    def _work_through(self, model: LoadedModel, language: str) -> float:
+        """Returns the recording's length, in seconds."""
+        self._check()
+        if self._options.word_timestamps and not model.times_words:
+            raise WorkError("MODEL_UNAVAILABLE", _NO_WORD_TIMES.format(name=model.name))
+        self._report(StageChanged("preparing"))
+        with ExitStack() as held:
+            with self._tools.lanes.queue.coming():
+                recording = held.enter_context(self._prepared(model))
+            plan = self._plan(model, language, recording)
+            self._report(Planned(plan))
+            turns = self._turns(recording, plan)
+            self._report(StageChanged("transcribing"))
+            self._transcribe(model, plan.language, recording, self._finished(plan), turns)
+        return plan.duration
+
+    def _prepared(self, model: LoadedModel) -> AbstractContextManager[PreparedRecording]:
+        return self._tools.preparation.prepared(
+            self._work.audio_path,
+            vad=self._options.vad,
+            max_seconds=model.chunk_seconds,
+            check=self._check,
+            note=lambda text: self._report(StageChanged("preparing", text)),
+        )
+
+    def _check(self) -> None:
+        if self._is_canceled():
+            raise WorkCanceled
+
+    def _plan(self, model: LoadedModel, language: str, recording: PreparedRecording) -> WindowPlan:
+        windows = recording.windows
         digest = fingerprint(windows, self._decisive(model))
         probability = 1.0
         earlier = self._work.finished
@@ -120,10 +151,10 @@ class _Job:
             language, probability = earlier.plan.language, earlier.plan.language_probability
         elif not language:
             language, probability = detect_language(
-                model, [prepare.cut_out(samples, w) for w in windows[:_HEARD_WINDOWS]]
+                model, [recording.cut_out(window) for window in windows[:_HEARD_WINDOWS]]
             )
         stretches = tuple(window.stretch() for window in windows)
-        return WindowPlan(digest, language, probability, len(samples) / SAMPLE_RATE, stretches)
+        return WindowPlan(digest, language, probability, recording.seconds, stretches)
 
     def _decisive(self, model: LoadedModel) -> dict[str, object]:
         """Everything besides the plan that text, times and speakers depend on."""
@@ -131,7 +162,7 @@ class _Job:
         return {
             "model": model.revision,
             "compute_type": model.compute_type,
-            "beam_size": BEAM_SIZE,
+            "searches": [asdict(search) for search in SEARCHES],
             "language": options.language,
             "initial_prompt": options.initial_prompt,
             "hotwords": options.hotwords,
@@ -148,7 +179,7 @@ class _Job:
             return frozenset()
         return earlier.finished_windows
 
-    def _turns(self, samples: Samples, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
+    def _turns(self, recording: PreparedRecording, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
         if not self._options.diarization:
             return ()
         self._report(StageChanged("diarizing"))
@@ -156,7 +187,7 @@ class _Job:
         if earlier is not None and earlier.plan.fingerprint == plan.fingerprint and earlier.turns is not None:
             turns = earlier.turns
         else:
-            turns = self._tools.diarizer.turns(samples, self._options, self._check)
+            turns = self._tools.diarizer.turns(recording.whole(), self._options, self._check)
         self._report(SpeakersFound(turns))
         return turns
 
@@ -164,58 +195,92 @@ class _Job:
         self,
         model: LoadedModel,
         language: str,
-        samples: Samples,
-        windows: Sequence[SpeechWindow],
+        recording: PreparedRecording,
         finished: frozenset[int],
         turns: Sequence[SpeakerTurn],
     ) -> None:
-        words = self._options.word_timestamps or self._options.diarization
-        decoder = WindowDecoder(model, language, self._options, words=words)
-        progress = _SpeechProgress(windows, finished, self._report)
-        # Batches are those of an undisturbed run: beside other rows, a few words get times that differ by 0.02 s.
-        for batch in _batches(windows, self._tools.batch_size):
-            missing = [window for window in batch if window.index not in finished]
-            if not missing:
-                continue
-            self._check()
-            decoded = decoder.decode([prepare.cut_out(samples, window) for window in batch])
-            log.info("windows_decoded", windows=_indexes(batch), reported=_indexes(missing))
-            for window, segments in zip(batch, decoded, strict=True):
-                if window not in missing:
-                    continue
-                self._report(WindowFinished(window.index, self._assembled(window, segments, turns)))
-                progress.add(window)
+        windows = recording.windows
+        progress = SpeechProgress(windows, finished, time.monotonic)
+        missing = deque(window for window in windows if window.index not in finished)
+        with self._tools.lanes.line(model) as line:
+            decoding = _Decoding(
+                self._work.key, Voice(model, language, self._options), line, recording, self._is_canceled
+            )
+            waiting: deque[tuple[SpeechWindow, Request]] = deque()
+            while missing or waiting:
+                while missing and not self._is_canceled() and len(waiting) < self._tools.lanes.ahead(model):
+                    line.expect(min(len(missing), self._tools.lanes.ahead(model) - len(waiting)))
+                    window = missing.popleft()
+                    waiting.append((window, decoding.begin(window)))
+                if not waiting:
+                    raise WorkCanceled
+                window, request = waiting.popleft()
+                segments = decoding.finish(window, request, again=self._options.vad)
+                silent = self._options.vad and not segments
+                self._report(WindowFinished(window.index, self._assembled(segments, turns), silent))
+                if (now := progress.add(window)) is not None:
+                    self._report(now)
 
-    def _assembled(
-        self, window: SpeechWindow, segments: Sequence[Segment], turns: Sequence[SpeakerTurn]
-    ) -> tuple[Segment, ...]:
-        placed = assign_speakers(to_recording_time(segments, window.spans), turns)
+    def _assembled(self, segments: Sequence[Segment], turns: Sequence[SpeakerTurn]) -> tuple[Segment, ...]:
+        placed = assign_speakers(segments, turns)
         return placed if self._options.word_timestamps else without_words(placed)
 
 
-class _SpeechProgress:
-    """Reports the share of speech that is finished, at most twice a second."""
+def _count_words(segments: Sequence[Segment]) -> int:
+    return sum(len(segment.words) or len(segment.text.split()) for segment in segments)
+
+
+class _Decoding:
+    """One job's windows on their way through the device."""
 
     def __init__(
-        self, windows: Sequence[SpeechWindow], finished: frozenset[int], report: Callable[[Report], None]
+        self,
+        key: AttemptKey,
+        voice: Voice,
+        line: JobLine,
+        recording: PreparedRecording,
+        is_canceled: Callable[[], bool],
     ) -> None:
-        self._total = math.fsum(window.seconds for window in windows)
-        self._done = math.fsum(window.seconds for window in windows if window.index in finished)
-        self._report = report
-        self._last = -math.inf
+        self._key = key
+        self._voice = voice
+        self._line = line
+        self._recording = recording
+        self._is_canceled = is_canceled
 
-    def add(self, window: SpeechWindow) -> None:
-        self._done += window.seconds
-        now = time.monotonic()
-        if now - self._last >= _PROGRESS_SECONDS:
-            self._last = now
-            self._report(Progress(min(100.0, round(100 * self._done / self._total, 1))))
+    def begin(self, window: SpeechWindow, part: bool = False) -> Request:
+        features = self._voice.features.of(self._recording.cut_out(window))
+        words = self._voice.model.times_words
+        request = Request(self._key, window.index, self._voice, features, window.seconds, words, part)
+        self._line.put(request)
+        return request
 
+    def finish(self, window: SpeechWindow, request: Request, again: bool) -> tuple[Segment, ...]:
+        """The window's segments, in the recording's time. Where words seem to be missing, each half is tried ``again`` by
+        itself: beside other sounds the model passes over what it hears alone."""
+        found = self._wait(request)
+        placed = to_recording_time(found, window.spans)
+        if again and has_dropout(found, window.seconds) and (parts := halves(window)):
+            placed = max(placed, self._in_parts(parts), key=_count_words)
+        return tuple(
+            piece for segment in placed for piece in (segments_of(segment.words) if segment.words else (segment,))
+        )
 
-def _indexes(windows: Sequence[SpeechWindow]) -> list[int]:
-    return [window.index for window in windows]
+    def _in_parts(self, parts: Sequence[SpeechWindow]) -> tuple[Segment, ...]:
+        if self._is_canceled():
+            raise WorkCanceled
+        log.info("window_decoded_in_parts", window=parts[0].index)
+        requests = [self.begin(part, part=True) for part in parts]
+        pairs = zip(parts, requests, strict=True)
+        return tuple(segment for part, begun in pairs for segment in self.finish(part, begun, again=False))
 
-
-def _batches(windows: Sequence[SpeechWindow], size: int) -> Iterator[Sequence[SpeechWindow]]:
-    for first in range(0, len(windows), size):
-        yield windows[first : first + size]
+    def _wait(self, request: Request) -> tuple[Segment, ...]:
+        """Once the job is canceled, what a lane has in hand is waited for, and nothing else: it may be the last window, or
+        the next attempt's first."""
+        while True:
+            try:
+                return request.done.result(_LOOK_SECONDS)
+            except CancelledError as canceled:
+                raise WorkCanceled from canceled
+            except TimeoutError:
+                if self._is_canceled():
+                    self._line.close()

@@ -58,8 +58,19 @@ class WorkReported:
     report: Report
 
 
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """The child asks to be replaced: its CUDA context is lost, or its memory is in pieces.
+
+    ``reason`` is for the log; ``batch_size`` is what later children begin with, 0 for what they are set to.
+    """
+
+    reason: str
+    batch_size: int = 0
+
+
 ToEngine = Configure | RunWork | CancelWork | Ping
-FromEngine = StateReported | WorkReported | Pong
+FromEngine = StateReported | WorkReported | Pong | Recycle
 
 
 def encode(message: ToEngine | FromEngine) -> bytes:

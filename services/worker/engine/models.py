@@ -1,16 +1,17 @@
-"""Whisper models in the engine child: found, checked, loaded once, kept.
+"""Whisper models in the engine child: found, checked, loaded when they are wanted, unloaded when they are not.
 
-Loading never hangs: what the hub cache holds is taken without any network, and the network is given seconds to answer.
+Invariant: a model that is in use is never unloaded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+import json
 import subprocess
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ctranslate2
@@ -18,32 +19,51 @@ import numpy as np
 import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES
-from faster_whisper.utils import download_model
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from services.worker.engine import heap
 from services.worker.engine.catalog import ModelSource, initial_states, resolve
+from services.worker.engine.memory import ModelShape, is_out_of_memory
+from services.worker.engine.model_files import (
+    ModelFault,
+    content_hash,
+    fetched,
+    require_files,
+    shape_of,
+    short_error,
+    weights_of,
+)
 from services.worker.engine.protocol import EngineSettings
-from services.worker.pipeline.faults import WorkError
+from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.work import ModelState
 
 log = structlog.get_logger()
 
-# Seconds that the hub may take to answer at all; downloads have their own limit, per read.
-_HUB_PATIENCE_SECONDS = 10.0
+IDLE_SECONDS = 600.0
+"""How long a model stays loaded that nobody uses; the default model stays for good."""
 
-_NEEDED = ("model.bin", "config.json", "tokenizer.json", "vocabulary.*")
+PATIENCE_SECONDS = 1800.0
+"""How long a load waits for models in use to make room, before the job that wants it is refused."""
+
+ROOM_BYTES = 512 * 1024**2
+"""Assumed for what loading takes on a GPU besides the weights: a context, workspaces, a first small batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """``revision`` names the weights: the hub's commit, or a hash of ``model.bin``."""
+    """``revision`` names the weights: the hub's commit, or a hash of ``model.bin``. ``device`` as torch names it. ``shape``
+    is None where the file does not tell it; ``weights_bytes`` is what one copy takes; ``lanes`` may decode at once;
+    ``times_words``: whether its conversion kept what words are aligned by."""
 
     name: str
     revision: str
     compute_type: str
     languages: tuple[str, ...]
+    device: str
     whisper: WhisperModel
+    shape: ModelShape | None = None
+    weights_bytes: int = 0
+    lanes: int = 1
+    times_words: bool = True
 
     @property
     def chunk_seconds(self) -> float:
@@ -51,135 +71,284 @@ class LoadedModel:
         return float(self.whisper.feature_extractor.chunk_length)
 
 
-class ModelFault(Exception):
-    """Why a model cannot be loaded and what to do about it, for people."""
+@dataclass(slots=True)
+class _Holding:
+    """A loaded model. ``names`` are those it was asked for by, ``leases`` its users."""
+
+    model: LoadedModel
+    used: float
+    names: set[str] = field(default_factory=set)
+    leases: int = 0
+
+
+def _go_on() -> None:
+    """Nobody gives up."""
 
 
 class Models:
-    """All models of this process; may be asked from several threads."""
+    """All models of this process; may be asked from several threads.
 
-    def __init__(self, settings: EngineSettings, device: str, threads: int, changed: Callable[[], None]) -> None:
+    ``threads``: CPU threads of one lane; ``lanes``: decodings at once of one model. ``free_bytes`` tells what is free on
+    the device, None where that is not known or does not matter; ``clock`` counts seconds.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        device: str,
+        threads: int,
+        changed: Callable[[], None],
+        *,
+        lanes: int = 1,
+        free_bytes: Callable[[], int | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._device = device
         self._threads = threads
+        self._lanes = lanes
         self._changed = changed
+        self.free_bytes = free_bytes or (lambda: _free_bytes(device, settings.gpu))
+        self._clock = clock
         self._states = {state.name: state for state in initial_states(settings)}
-        self._loaded: dict[ModelSource, LoadedModel] = {}
-        self._locks: dict[str, threading.Lock] = {name: threading.Lock() for name in self._states}
         self._languages: dict[str, tuple[str, ...]] = {}
+        self._held: dict[ModelSource, _Holding] = {}
+        self._given_back = 0
+        # Guards what is above, for moments, and tells of every lease that ends. A source's own lock is held while it is
+        # loaded, and is taken before.
+        self._guard = threading.Condition()
+        self._loading: dict[ModelSource, threading.Lock] = {}
+        # One is put on the device at a time, so that each sees what the others left free.
+        self._placing = threading.Lock()
 
     def states(self) -> tuple[ModelState, ...]:
-        return tuple(self._states.values())
+        with self._guard:
+            return tuple(self._states.values())
 
     def languages(self) -> dict[str, tuple[str, ...]]:
-        return dict(self._languages)
+        """Of all models that were loaded at some time."""
+        with self._guard:
+            return dict(self._languages)
 
     def is_loaded(self, name: str) -> bool:
-        return name in self._languages
+        with self._guard:
+            return any(name in holding.names for holding in self._held.values())
 
-    def get(self, name: str) -> LoadedModel:
-        """The model, loading it first where needed; a model that failed before is tried again.
+    @contextmanager
+    def use(self, name: str, check: Callable[[], None] = _go_on) -> Iterator[LoadedModel]:
+        """The model for as long as the block runs, loading it first where needed; one that failed before is tried again.
 
-        Raises WorkError MODEL_UNAVAILABLE with what to do.
+        Where others that are in use leave no room it waits for them. ``check`` is called every second of waiting, also
+        for one that another loads, and may raise to give up. Nothing may keep the model beyond the block. Raises
+        WorkError MODEL_UNAVAILABLE with what to do.
         """
-        lock = self._locks.get(name)
-        if lock is None:
+        holding = self._lease(name, check)
+        try:
+            yield holding.model
+        finally:
+            with self._guard:
+                holding.leases -= 1
+                holding.used = self._clock()
+                self._given_back += 1
+                self._guard.notify_all()
+
+    def unload_unused(self) -> None:
+        """Unloads what nobody has used for IDLE_SECONDS, but for the default model. To be called now and then."""
+        since = self._clock() - IDLE_SECONDS
+        self._unload_all(
+            lambda holding: holding.used <= since and self._settings.default_model not in holding.names, "unused"
+        )
+
+    def release_idle(self) -> tuple[str, ...]:
+        """Memory ran out: unloads all that are not in use, also the default model. Returns their names."""
+        return self._unload_all(lambda _: True, "out of memory")
+
+    # --- loading
+
+    def _lease(self, name: str, check: Callable[[], None]) -> _Holding:
+        if name not in self._states:
             known = ", ".join(self._states)
             raise WorkError("MODEL_UNAVAILABLE", f"This worker does not offer the model {name!r}. It offers: {known}.")
-        with lock:
-            try:
-                return self._load(name)
-            except ModelFault as fault:
-                self._set(name, "failed", str(fault))
-                log.error("model_failed", model=name, error=str(fault))  # noqa: TRY400 - the message says all
-                raise WorkError("MODEL_UNAVAILABLE", str(fault)) from fault
+        try:
+            return self._leased(name, check)
+        except ModelFault as fault:
+            self._set(name, "failed", str(fault))
+            log.error("model_failed", model=name, error=str(fault))  # noqa: TRY400 - the message says all
+            raise WorkError("MODEL_UNAVAILABLE", str(fault)) from fault
 
-    def _load(self, name: str) -> LoadedModel:
+    def _leased(self, name: str, check: Callable[[], None]) -> _Holding:
         source = resolve(name, self._settings)
         if source is None:
             raise ModelFault(
                 f"The model {name!r} is unknown: set WORKER_MODEL or WORKER_MODELS to a name of faster-whisper, to 'demo', "
                 "or to a folder in WORKER_MODEL_DIR that holds model.bin."
             )
-        model = self._loaded.get(source)
-        if model is None:
-            self._set(name, "loading")
-            model = self._build(name, source)
-            self._loaded[source] = model
-            log.info("model_loaded", model=name, device=self._device, compute_type=model.compute_type)
-        if name not in self._languages:
-            self._languages[name] = model.languages
-            self._set(name, "loaded")
-        return model
+        with self._guard:
+            lock = self._loading.setdefault(source, threading.Lock())
+        with _locked(lock, check):
+            holding = self._taken(source) or self._loaded(name, source, check)
+        self._note_loaded(name, holding)
+        return holding
 
-    def _build(self, name: str, source: ModelSource) -> LoadedModel:
-        folder = source.folder or self._fetched(name, source.repository)
-        _require_files(name, folder)
-        try:
-            whisper = WhisperModel(
-                str(folder),
-                device=self._device,
-                compute_type=self._settings.compute_type or "default",
-                cpu_threads=self._threads,
-                num_workers=self._settings.slots,
-            )
-            if (
-                self._device == "cuda"
-            ):  # cuBLAS and the kernels are looked up at the first use: better now than in a job
-                whisper.encode(np.zeros((1, whisper.feature_extractor.mel_filters.shape[0], 3000), np.float32))
-        except Exception as error:  # the libraries raise plain ones for files that are damaged
-            raise ModelFault(_load_failure(name, self._device, error)) from error
-        revision = folder.name if source.repository else _content_hash(folder / "model.bin")
-        return LoadedModel(name, revision, whisper.model.compute_type, _languages(whisper), whisper)
+    def _taken(self, source: ModelSource) -> _Holding | None:
+        """What is loaded, with a lease on it."""
+        with self._guard:
+            holding = self._held.get(source)
+            if holding is not None:
+                holding.leases += 1
+            return holding
 
-    def _fetched(self, name: str, repository: str) -> Path:
-        """The snapshot in the hub cache, downloaded where it is not there."""
+    def _loaded(self, name: str, source: ModelSource, check: Callable[[], None]) -> _Holding:
+        self._set(name, "loading")
         try:
-            folder = Path(download_model(repository, local_files_only=True))
-            if (folder / "model.bin").is_file():
-                return folder
-        except HFValidationError as error:
-            raise ModelFault(
-                f"The model {name!r} is no name of the hub: correct WORKER_MODEL or WORKER_MODELS, or point "
-                "WORKER_MODEL_DIR to the folder that holds the model's."
-            ) from error
-        except OSError:
-            log.info("model_not_in_cache", model=name, repository=repository)
-        return _downloaded(name, repository, self._settings.hf_token)
+            model = self._build(name, source, check)
+        except ModelFault:
+            raise
+        except BaseException:  # given up
+            self._set(name, "available")
+            raise
+        log.info("model_loaded", model=name, device=self._device, compute_type=model.compute_type)
+        with self._guard:
+            holding = self._held[source] = _Holding(model, self._clock(), leases=1)
+        return holding
+
+    def _note_loaded(self, name: str, holding: _Holding) -> None:
+        with self._guard:
+            is_new = name not in holding.names
+            holding.names.add(name)
+            self._languages[name] = holding.model.languages
+            self._states[name] = replace(self._states[name], state="loaded", error="")
+        if is_new:
+            self._changed()
+
+    def _build(self, name: str, source: ModelSource, check: Callable[[], None]) -> LoadedModel:
+        folder = source.folder or fetched(name, source.repository, self._settings.hf_token)
+        require_files(name, folder)
+        file = folder / "model.bin"
+        shape = shape_of(file)
+        weights = weights_of(file, shape, self._settings.compute_type)
+        whisper = self._placed(name, folder, weights, check)
+        revision = folder.name if source.repository else content_hash(file)
+        device = f"cuda:{self._settings.device_index}" if self._device == "cuda" else self._device
+        compute_type, languages = whisper.model.compute_type, _languages(whisper)
+        return LoadedModel(
+            name,
+            revision,
+            compute_type,
+            languages,
+            device,
+            whisper,
+            shape,
+            weights,
+            self._lanes,
+            times_words="alignment_heads" in json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        )
+
+    def _placed(self, name: str, folder: Path, weights: int, check: Callable[[], None]) -> WhisperModel:
+        """On the device, waiting for room where others have it that will go."""
+        until = self._clock() + PATIENCE_SECONDS
+        while True:
+            given_back = self._given_back
+            try:
+                with _locked(self._placing, check):
+                    return self._fitted(folder, weights)
+            except WorkCanceled:
+                raise
+            except Exception as error:  # the libraries raise plain ones for files that are damaged
+                if not (is_out_of_memory(error) and self._room_may_come() and self._clock() < until):
+                    raise ModelFault(_load_failure(name, self._device, error)) from error
+                log.info("model_waits_for_room", model=name, error=short_error(error))
+            self._wait_for_lease_to_end(given_back, until, check)
+
+    def _fitted(self, folder: Path, weights: int) -> WhisperModel:
+        self._make_room(weights + ROOM_BYTES)
+        while True:
+            try:
+                return self._constructed(folder)
+            except Exception as error:
+                if not (is_out_of_memory(error) and self.release_idle()):
+                    raise
+
+    def _room_may_come(self) -> bool:
+        with self._guard:
+            return any(holding.leases for holding in self._held.values())
+
+    def _wait_for_lease_to_end(self, given_back: int, until: float, check: Callable[[], None]) -> None:
+        while self._clock() < until:
+            check()
+            with self._guard:
+                if self._given_back != given_back or self._guard.wait(1.0):
+                    return
+
+    def _constructed(self, folder: Path) -> WhisperModel:
+        whisper = WhisperModel(
+            str(folder),
+            device=self._device,
+            device_index=self._settings.device_index,
+            compute_type=self._settings.compute_type or "default",
+            cpu_threads=self._threads,
+            num_workers=self._lanes,
+        )
+        if self._device == "cuda":  # cuBLAS and the kernels are looked up at the first use: better now than in a job
+            whisper.encode(np.zeros((1, whisper.feature_extractor.mel_filters.shape[0], 3000), np.float32))
+        return whisper
+
+    # --- unloading
+
+    def _make_room(self, wanted: int) -> None:
+        """Unloads those not in use, the least recently used first and the default one last, until so much is free."""
+        while (free := self.free_bytes()) is not None and free < wanted:
+            source = self._least_wanted()
+            if source is None:
+                return
+            self._unload(source, "room for another")
+
+    def _least_wanted(self) -> ModelSource | None:
+        with self._guard:
+            idle = [source for source, holding in self._held.items() if not holding.leases]
+            return min(idle, key=self._worth, default=None)
+
+    def _worth(self, source: ModelSource) -> tuple[bool, float]:
+        holding = self._held[source]
+        return self._settings.default_model in holding.names, holding.used
+
+    def _unload_all(self, which: Callable[[_Holding], bool], why: str) -> tuple[str, ...]:
+        with self._guard:
+            sources = [source for source, holding in self._held.items() if which(holding)]
+        return tuple(name for source in sources for name in self._unload(source, why))
+
+    def _unload(self, source: ModelSource, why: str) -> tuple[str, ...]:
+        """Its names; none where it is in use again, or gone already."""
+        with self._guard:
+            holding = self._held.get(source)
+            if holding is None or holding.leases:
+                return ()
+            del self._held[source]
+            names = tuple(sorted(holding.names))
+            for name in names:
+                self._states[name] = replace(self._states[name], state="available")
+        holding.model.whisper.model.unload_model()
+        del holding
+        heap.give_back()
+        log.info("model_unloaded", models=names, why=why)
+        self._changed()
+        return names
 
     def _set(self, name: str, state: str, error: str = "") -> None:
-        self._states[name] = replace(self._states[name], state=state, error=error)
+        with self._guard:
+            self._states[name] = replace(self._states[name], state=state, error=error)
         self._changed()
 
 
-def _downloaded(name: str, repository: str, token: str) -> Path:
-    if constants.HF_HUB_OFFLINE:
-        raise ModelFault(
-            f"The model {name!r} is not in the hub cache, and HF_HUB_OFFLINE forbids downloading {repository}: unset it, point "
-            "HF_HOME to a cache that holds the model, put its folder into WORKER_MODEL_DIR, or set WORKER_MODEL to another."
-        )
+@contextmanager
+def _locked(lock: threading.Lock, check: Callable[[], None]) -> Iterator[None]:
+    """Who waits for it can give up."""
+    while not lock.acquire(timeout=1.0):
+        check()
     try:
-        HfApi().model_info(repository, timeout=_HUB_PATIENCE_SECONDS, token=token or None)
-        return Path(download_model(repository, use_auth_token=token or None))
-    except RepositoryNotFoundError as error:
-        raise ModelFault(
-            f"The hub has no model {repository} (or it needs an HF_TOKEN): correct WORKER_MODEL or WORKER_MODELS."
-        ) from error
-    except Exception as error:  # the hub's client lets its HTTP library's errors through, whichever it is
-        raise ModelFault(
-            f"The model {name!r} is not in the hub cache, and {repository} cannot be downloaded ({short_error(error)}): give this host "
-            "network, point HF_HOME to a cache that holds the model, put its folder into WORKER_MODEL_DIR, or set WORKER_MODEL "
-            "to another."
-        ) from error
-
-
-def _require_files(name: str, folder: Path) -> None:
-    for pattern in _NEEDED:
-        if not any(folder.glob(pattern)):
-            raise ModelFault(
-                f"The model {name!r} is incomplete: its folder has no {pattern}. Convert it to CTranslate2's format with "
-                "tokenizer.json beside it, or correct WORKER_MODEL_DIR or WORKER_MODEL."
-            )
+        yield
+    finally:
+        lock.release()
 
 
 def _load_failure(name: str, device: str, error: Exception) -> str:
@@ -193,21 +362,10 @@ def _load_failure(name: str, device: str, error: Exception) -> str:
     return f"The model {name!r} cannot be loaded on {device} ({short_error(error)}): {advice}."
 
 
-def short_error(error: Exception) -> str:
-    """The error's first line, without this host's paths."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"(?<![\w:/])/[^\s'\"]+", "…", line)[:200]
-
-
 def _languages(whisper: WhisperModel) -> tuple[str, ...]:
     if not whisper.model.is_multilingual:
         return ("en",)
     return tuple(code for code in _LANGUAGE_CODES if whisper.hf_tokenizer.token_to_id(f"<|{code}|>") is not None)
-
-
-def _content_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_device(wanted: str) -> str:
@@ -217,11 +375,19 @@ def choose_device(wanted: str) -> str:
     return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
 
 
-def device_name(device: str) -> str:
-    """The GPU's name as its driver tells it, "" where there is none."""
-    if device != "cuda":
-        return ""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+def device_name(device: str, gpu: str = "") -> str:
+    """The GPU's name as its driver tells it, "" where there is none. ``gpu`` is its UUID, "" for the first one."""
+    return _driver_says("name", gpu) if device == "cuda" else ""
+
+
+def _free_bytes(device: str, gpu: str) -> int | None:
+    """What is free on the GPU, other processes' use counted; None on a CPU, and where the driver does not tell."""
+    said = _driver_says("memory.free", gpu) if device == "cuda" else ""
+    return int(said) * 1024**2 if said.isdecimal() else None
+
+
+def _driver_says(what: str, gpu: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={gpu or 0}"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - fixed words
     except (OSError, subprocess.SubprocessError):

@@ -18,10 +18,12 @@ class EngineSettings:
     - models: names that jobs may ask for besides (``WORKER_MODELS``); empty means all that ``catalog`` knows.
     - model_dir: folder of model folders (``WORKER_MODEL_DIR``); bundled_dir: where the demo models lie.
     - device: "auto", "cpu" or "cuda"; compute_type: CTranslate2's, "" for the one the model was saved with.
+    - device_index: which GPU, as CUDA counts those it may use; gpu: its UUID, for the driver's own tool, "" where unknown.
     - batch_size: windows decoded at once; 0 means 8 on a CPU, 16 on a GPU (more gains little at beam 5 in 16 GB).
     - slots: jobs at once; cpu_threads: per job, 0 means the cores shared among the slots.
     - diarization_model: "auto", "demo", "none", a hub name or a folder (``WORKER_DIARIZATION_MODEL``).
     - hf_token: for gated models; crosses the pipe only, never a command line or a log.
+    - spool_dir: this child's own folder for recordings while they are decoded; None for one of the system's that goes with it.
     - log_dir: folder of app.log; None means stderr only.
     """
 
@@ -36,7 +38,10 @@ class EngineSettings:
     cpu_threads: int = 0
     diarization_model: str = "auto"
     hf_token: str = field(default="", repr=False)
+    spool_dir: Path | None = None
     log_dir: Path | None = None
+    device_index: int = 0
+    gpu: str = ""
 
 
 class Engine(Protocol):

@@ -1,13 +1,15 @@
-"""The front's side of the engine: starts the child, talks to it, starts another when it dies.
+"""The front's side of the engine: starts the child, talks to it, starts another when it dies or asks for it.
 
 Invariants: every run that began ends in exactly one outcome, also when the child is killed in the middle of it; a child
-gets no run before it is ready, so that one that cannot start costs nobody an attempt.
+gets no run before it is ready, so that one that cannot start costs nobody an attempt. A child that asks to be replaced
+costs none either: its runs go on in the next one, and their readers notice nothing but the time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import sys
 import time
@@ -24,6 +26,7 @@ from services.worker.engine.messages import (
     FromEngine,
     Ping,
     Pong,
+    Recycle,
     RunWork,
     StateReported,
     ToEngine,
@@ -32,6 +35,7 @@ from services.worker.engine.messages import (
     receive_async,
 )
 from services.worker.engine.protocol import EngineSettings
+from services.worker.engine.told import Told
 from services.worker.work import (
     AttemptKey,
     Canceled,
@@ -39,13 +43,19 @@ from services.worker.work import (
     EngineState,
     Failed,
     Report,
+    SpeakersFound,
     StageChanged,
+    WindowFinished,
     Work,
 )
 
 log = structlog.get_logger()
 
 _CRASHED = "The engine process ended in the middle of the job ({how}). The worker starts it again; try the job again."
+_RECYCLED_TOO_OFTEN = (
+    "The engine process had to be replaced {times} times without a window of the job being finished ({how}). Try the job"
+    " again, and see the worker's log."
+)
 _STOPPED = "The worker stopped while the job was running. Try the job again."
 _TROUBLE = (
     "The engine cannot be started ({how}). The worker goes on trying, and takes no jobs meanwhile: look for the cause in"
@@ -57,6 +67,9 @@ _COMMAND = (sys.executable, "-m", "services.worker.engine")
 STARTS_ALLOWED = 2
 """Children in a row that may end without having become ready before the engine is in trouble."""
 
+RECYCLES_ALLOWED = 3
+"""Children that may ask to be replaced while a run gets no further: then it is the run that brings it about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
@@ -64,7 +77,8 @@ class Supervision:
     goes on ``cancel_timeout`` after it was canceled, since nothing else gives its slot back.
 
     The timeouts are long, since loading a library may keep the interpreter busy, and a batch takes its time. The bound of the pause before a
-    restart doubles from ``first_pause`` to ``longest_pause``, and starts anew once a child has lived for that long.
+    restart doubles from ``first_pause`` to ``longest_pause``, and starts anew once a child has lived for that long. A
+    child that asks to be replaced is, at once, unless another did so less than ``recycle_interval`` before.
     """
 
     ping_interval: float = 10.0
@@ -73,6 +87,7 @@ class Supervision:
     stop_timeout: float = 5.0
     first_pause: float = 0.5
     longest_pause: float = 30.0
+    recycle_interval: float = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -84,10 +99,21 @@ class _Run:
     canceled: bool = False
     ended: bool = False
     """Whether its outcome is known, read or not."""
+    told: Told = field(default_factory=Told)
+    recycles: int = 0
+    """Children in a row that were replaced under it before it got any further."""
 
     def report(self, report: Report) -> None:
         self.ended = self.ended or isinstance(report, Completed | Failed | Canceled)
-        self.reports.put_nowait(report)
+        if self.told.is_news(report):
+            self.reports.put_nowait(report)
+            if isinstance(report, SpeakersFound | WindowFinished):
+                self.recycles = 0
+
+    def send_again(self) -> None:
+        """Another child is to go on with it."""
+        self.sent = False
+        self.report(_STARTING)
 
 
 class Supervisor:
@@ -103,6 +129,8 @@ class Supervisor:
         self._canceled_at: dict[int, float] = {}
         self._was_ready = False
         self._failed_starts = 0
+        self._recycling: Recycle | None = None
+        self._recycled_at = -math.inf
         self._writer: asyncio.StreamWriter | None = None
         self._pong = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
@@ -180,9 +208,19 @@ class Supervisor:
             self._note_end(how)
             if time.monotonic() - born > self._supervision.longest_pause:
                 backoff.succeeded()
-            pause = backoff.failed()
-            log.error("engine_died", how=how, restart_seconds=round(pause, 2))
+            recycled, self._recycling = self._recycling, None
+            pause = 0.0 if recycled is not None and self._is_first_recycle() else backoff.failed()
+            if recycled is None:
+                log.error("engine_died", how=how, restart_seconds=round(pause, 2))
+            else:
+                log.warning("engine_recycled", reason=recycled.reason, restart_seconds=round(pause, 2))
             await asyncio.sleep(pause)
+
+    def _is_first_recycle(self) -> bool:
+        """Whether there was none for a while."""
+        now = time.monotonic()
+        before, self._recycled_at = self._recycled_at, now
+        return now - before > self._supervision.recycle_interval
 
     def _note_end(self, how: str) -> None:
         self._failed_starts = 0 if self._was_ready else self._failed_starts + 1
@@ -198,7 +236,11 @@ class Supervisor:
                 pings = group.create_task(self._watch(child), name="engine pings")
                 await self._read(reader)
                 pings.cancel()
+            if self._recycling is not None:
+                child.kill()
             how = _how_ended(await self._ended(child))
+            if self._recycling is not None:
+                how = self._recycling.reason
             message = _CRASHED.format(how=how)
         except OSError as error:
             return f"no process: {error.strerror}"
@@ -225,7 +267,8 @@ class Supervisor:
         return self._child, reader
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        while (message := await receive_async(reader)) is not None:
+        """What a child says after it asked to be replaced is of no worth."""
+        while self._recycling is None and (message := await receive_async(reader)) is not None:
             self._handle(message)
 
     def _handle(self, message: FromEngine) -> None:
@@ -238,6 +281,8 @@ class Supervisor:
                     run.report(report)
             case StateReported(state):
                 self._take_over(state)
+            case Recycle():
+                self._note_recycle(message)
             case Pong():
                 self._pong.set()
 
@@ -291,18 +336,40 @@ class Supervisor:
             writer.close()
         child, self._child = self._child, None
         self._canceled_at.clear()
-        self._end_runs(message, [run for run in self._runs.values() if run.sent])
+        self._end_runs(message, [run for run in self._runs.values() if run.sent and not self._goes_on(run)])
         self._set_state(replace(self._state, ready=False, models=catalog.initial_states(self._settings)))
         if child is not None and child.returncode is None:
             child.kill()
             await asyncio.shield(child.wait())
+
+    def _note_recycle(self, message: Recycle) -> None:
+        """What runs without getting any further counts against it, but where less at once is to be tried."""
+        self._recycling = message
+        before, after = self._settings.batch_size, message.batch_size
+        if after:
+            self._settings = replace(self._settings, batch_size=after)
+        if not after or (before and before <= after):
+            for run in self._runs.values():
+                run.recycles += run.sent
+
+    def _goes_on(self, run: _Run) -> bool:
+        """Hands a run whose child asked to be replaced to the next one, if that makes sense."""
+        if self._recycling is None or run.ended or run.canceled:
+            return False
+        if run.recycles > RECYCLES_ALLOWED:
+            run.report(
+                Failed("ENGINE_CRASHED", _RECYCLED_TOO_OFTEN.format(times=run.recycles, how=self._recycling.reason))
+            )
+            return True
+        run.send_again()
+        return True
 
     # --- small things
 
     def _dispatch(self, run: _Run) -> None:
         if self._state.ready and not run.sent and not run.canceled:
             run.sent = True
-            self._send(RunWork(run.number, run.work))
+            self._send(RunWork(run.number, run.told.rest_of(run.work)))
 
     def _cancel(self, run: _Run) -> None:
         """Nothing to do where the outcome is known: the child has no such run any more."""

@@ -11,6 +11,10 @@ class WorkError(Exception):
         self.reason = reason
         self.message = message
 
+    def __reduce__(self) -> tuple[type[WorkError], tuple[str, str]]:
+        """So that it crosses between processes as it is."""
+        return WorkError, (self.reason, self.message)
+
 
 class WorkCanceled(Exception):
     """Raised between two steps once the work was canceled."""

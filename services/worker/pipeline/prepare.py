@@ -1,4 +1,4 @@
-"""From a file to 16 kHz samples, and from samples to stretches of speech.
+"""From a file to a recording whose windows are known: decoded in a stream, so that memory does not grow with its length.
 
 Decoding gives what faster-whisper's ``decode_audio`` gives, sample for sample, with one difference: that ends at the
 first damaged packet and silently drops all that follows; here the damaged packets alone are left out.
@@ -6,24 +6,20 @@ first damaged packet and silently drops all that follows; here the damaged packe
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from faster_whisper.vad import VadOptions, get_speech_timestamps, get_vad_model
+from faster_whisper.vad import get_vad_model
 from numpy.typing import NDArray
 
 from services.contract.media import OPEN_OPTIONS
 from services.worker.pipeline.faults import WorkError
-from services.worker.pipeline.windows import SAMPLE_RATE, Span, SpeechWindow, plan_everything, plan_speech
-
-Samples = NDArray[np.float32]
-
-# As faster-whisper's batched pipeline: spans break at short pauses, since they are joined again to full windows.
-MIN_SILENCE_MS = 160
+from services.worker.pipeline.recording import PreparedRecording
+from services.worker.pipeline.speech import VoiceDetector, speech_spans
+from services.worker.pipeline.windows import SAMPLE_RATE, plan_everything, plan_speech
 
 # Frames are resampled in groups of so many samples, as faster-whisper does: one by one is much slower.
 _GROUP_SAMPLES = 500_000
@@ -38,25 +34,44 @@ def warm_up() -> None:
     get_vad_model()
 
 
-def decode(path: Path, check: Callable[[], None]) -> Samples:
-    """Mono samples in [-1, 1] at 16 kHz, as far as the file can be decoded.
+def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float) -> PreparedRecording:
+    """Decodes ``source`` into ``spool`` and plans its windows: of speech alone, or of everything where ``vad`` is off.
 
-    ``check`` is called now and then and may raise to give up. Raises WorkError AUDIO_INVALID where there is no audio.
+    Raises WorkError AUDIO_INVALID, AUDIO_MISSING; OSError where the spool cannot be written.
     """
-    buffer = io.BytesIO()
+    detector = VoiceDetector() if vad else None
+    samples = 0
+    with spool.open("wb") as file:
+        for chunk in decode(source):
+            file.write(chunk.tobytes())
+            samples += len(chunk)
+            if detector is not None:
+                detector.feed(chunk.astype(np.float32) / np.float32(32768.0))
+    if detector is None:
+        return PreparedRecording(spool, samples, plan_everything(samples, max_seconds))
+    spans = speech_spans(detector.finish().tolist(), samples, max_seconds)
+    return PreparedRecording(spool, samples, plan_speech(spans, max_seconds))
+
+
+def decode(path: Path) -> Iterator[NDArray[np.int16]]:
+    """Mono samples at 16 kHz, piece by piece, as far as the file can be decoded.
+
+    Raises WorkError AUDIO_INVALID where there is no audio, AUDIO_MISSING.
+    """
+    empty = True
     try:
         with av.open(str(path), mode="r", metadata_errors="ignore", options=OPEN_OPTIONS) as container:
             if not container.streams.audio:
                 raise WorkError("AUDIO_INVALID", _NO_STREAM)
-            for frame in _resampled(_grouped(_frames(container)), check):
-                buffer.write(frame.to_ndarray())
+            for frame in _resampled(_grouped(_frames(container))):
+                empty = False
+                yield frame.to_ndarray()[0]
     except FileNotFoundError as error:
         raise WorkError("AUDIO_MISSING", "The worker does not hold the recording.") from error
     except av.FFmpegError as error:
         raise WorkError("AUDIO_INVALID", _UNREADABLE) from error
-    if not buffer.tell():
+    if empty:
         raise WorkError("AUDIO_INVALID", _EMPTY)
-    return np.frombuffer(buffer.getbuffer(), dtype=np.int16).astype(np.float32) / np.float32(32768.0)
 
 
 def _frames(container: Any) -> Iterator[Any]:
@@ -91,28 +106,13 @@ def _grouped(frames: Iterator[Any]) -> Iterator[Any]:
         yield queue.read()
 
 
-def _resampled(frames: Iterator[Any], check: Callable[[], None]) -> Iterator[Any]:
+def _resampled(frames: Iterator[Any]) -> Iterator[Any]:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     form = None
     for frame in frames:
-        check()
         if form not in (None, now := (frame.format.name, frame.layout.name, frame.sample_rate)):
             yield from resampler.resample(None)
             resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
         form = now
         yield from resampler.resample(frame)
     yield from resampler.resample(None)
-
-
-def plan(samples: Samples, *, vad: bool, max_seconds: float) -> tuple[SpeechWindow, ...]:
-    """The windows to decode: of speech alone, or of everything where ``vad`` is off."""
-    if not vad:
-        return plan_everything(len(samples), max_seconds)
-    options = VadOptions(max_speech_duration_s=max_seconds, min_silence_duration_ms=MIN_SILENCE_MS)
-    found = get_speech_timestamps(samples, options)
-    return plan_speech([Span(int(span["start"]), int(span["end"])) for span in found], max_seconds)
-
-
-def cut_out(samples: Samples, window: SpeechWindow) -> Samples:
-    """The window's speech without its silences."""
-    return np.concatenate([samples[span.start : span.end] for span in window.spans])

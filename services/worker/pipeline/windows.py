@@ -18,8 +18,12 @@ from services.worker.work import Segment, Window, Word
 
 SAMPLE_RATE = 16_000
 
-# Part of every fingerprint: raise it when the same recording and options would be cut into other windows.
-PLANNER_VERSION = 1
+# Part of every fingerprint: raise it when the same recording and options would be cut into other windows, or would give
+# another text, by another version of this program.
+PLANNER_VERSION = 2
+
+SHORTEST_HALF = SAMPLE_RATE // 2
+"""Samples. Less than half a second is not decoded alone."""
 
 HELD_AT = 0.75
 """Where in a word the span is that holds it, 0 its start, 1 its end. Alignment lets the first word after a pause begin
@@ -72,6 +76,33 @@ def plan_speech(spans: Iterable[Span], max_seconds: float) -> tuple[SpeechWindow
 def plan_everything(samples: int, max_seconds: float) -> tuple[SpeechWindow, ...]:
     """Windows over the whole recording, for work that must not leave out what sounds like silence."""
     return plan_speech([Span(0, samples)] if samples else [], max_seconds)
+
+
+def halves(window: SpeechWindow) -> tuple[SpeechWindow, ...]:
+    """The window's speech in two parts, cut at the pause nearest to its middle, or in the middle of a single span; nothing
+    where there is too little to cut. Both have the window's index."""
+    length = sum(span.length for span in window.spans)
+    if length < 2 * SHORTEST_HALF:
+        return ()
+    ends = list(accumulate(span.length for span in window.spans))[:-1]
+    cut = min(ends, key=lambda end: abs(2 * end - length), default=0)
+    if min(cut, length - cut) < SHORTEST_HALF:
+        cut = length // 2
+    first, second = _split_spans(window.spans, cut)
+    return SpeechWindow(window.index, first), SpeechWindow(window.index, second)
+
+
+def _split_spans(spans: Sequence[Span], cut: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    first: list[Span] = []
+    second: list[Span] = []
+    for span in spans:
+        part = min(max(cut, 0), span.length)
+        if part:
+            first.append(Span(span.start, span.start + part))
+        if part < span.length:
+            second.append(Span(span.start + part, span.end))
+        cut -= span.length
+    return tuple(first), tuple(second)
 
 
 def _cut(spans: Iterable[Span], limit: int) -> Iterable[Span]:

@@ -67,7 +67,7 @@ class JobOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., use_remote_worker: _Optional[bool] = ..., diarization_enabled: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "upload_id", "filename", "status", "execution_mode", "progress", "message", "worker", "attempt", "created_at", "started_at", "finished_at", "options", "last_error_code", "last_error_message", "audio_duration", "size_bytes", "last_event")
+    __slots__ = ("job_id", "upload_id", "filename", "status", "execution_mode", "progress", "message", "worker", "attempt", "created_at", "started_at", "finished_at", "options", "last_error_code", "last_error_message", "audio_duration", "size_bytes", "last_event", "silent_stretches")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class Job(_message.Message):
     AUDIO_DURATION_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LAST_EVENT_FIELD_NUMBER: _ClassVar[int]
+    SILENT_STRETCHES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     upload_id: str
     filename: str
@@ -104,15 +105,26 @@ class Job(_message.Message):
     audio_duration: _duration_pb2.Duration
     size_bytes: int
     last_event: int
-    def __init__(self, job_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., filename: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., execution_mode: _Optional[_Union[ExecutionMode, str]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., message: _Optional[str] = ..., worker: _Optional[_Union[JobWorker, _Mapping]] = ..., attempt: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., last_error_code: _Optional[str] = ..., last_error_message: _Optional[str] = ..., audio_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., size_bytes: _Optional[int] = ..., last_event: _Optional[int] = ...) -> None: ...
+    silent_stretches: _containers.RepeatedCompositeFieldContainer[Stretch]
+    def __init__(self, job_id: _Optional[str] = ..., upload_id: _Optional[str] = ..., filename: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., execution_mode: _Optional[_Union[ExecutionMode, str]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., message: _Optional[str] = ..., worker: _Optional[_Union[JobWorker, _Mapping]] = ..., attempt: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., options: _Optional[_Union[JobOptions, _Mapping]] = ..., last_error_code: _Optional[str] = ..., last_error_message: _Optional[str] = ..., audio_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., size_bytes: _Optional[int] = ..., last_event: _Optional[int] = ..., silent_stretches: _Optional[_Iterable[_Union[Stretch, _Mapping]]] = ...) -> None: ...
 
 class JobProgress(_message.Message):
-    __slots__ = ("stage", "percent")
+    __slots__ = ("stage", "percent", "remaining")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     PERCENT_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     stage: str
     percent: float
-    def __init__(self, stage: _Optional[str] = ..., percent: _Optional[float] = ...) -> None: ...
+    remaining: _duration_pb2.Duration
+    def __init__(self, stage: _Optional[str] = ..., percent: _Optional[float] = ..., remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Stretch(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: _duration_pb2.Duration
+    end: _duration_pb2.Duration
+    def __init__(self, start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class JobWorker(_message.Message):
     __slots__ = ("worker_job_id", "url", "last_seen_at", "gpu")
@@ -259,18 +271,20 @@ class GetTranscriptResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[TranscriptHeader, _Mapping]] = ..., segment: _Optional[_Union[TranscriptSegment, _Mapping]] = ...) -> None: ...
 
 class TranscriptHeader(_message.Message):
-    __slots__ = ("language", "duration", "speakers", "filename", "turns")
+    __slots__ = ("language", "duration", "speakers", "filename", "turns", "silent_stretches")
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     SPEAKERS_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_STRETCHES_FIELD_NUMBER: _ClassVar[int]
     language: str
     duration: _duration_pb2.Duration
     speakers: _containers.RepeatedScalarFieldContainer[str]
     filename: str
     turns: _containers.RepeatedCompositeFieldContainer[SpeakerTurn]
-    def __init__(self, language: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., speakers: _Optional[_Iterable[str]] = ..., filename: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[SpeakerTurn, _Mapping]]] = ...) -> None: ...
+    silent_stretches: _containers.RepeatedCompositeFieldContainer[Stretch]
+    def __init__(self, language: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., speakers: _Optional[_Iterable[str]] = ..., filename: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[SpeakerTurn, _Mapping]]] = ..., silent_stretches: _Optional[_Iterable[_Union[Stretch, _Mapping]]] = ...) -> None: ...
 
 class SpeakerTurn(_message.Message):
     __slots__ = ("start", "end", "speaker")

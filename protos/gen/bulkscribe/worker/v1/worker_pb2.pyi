@@ -284,10 +284,12 @@ class StageChanged(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("percent",)
+    __slots__ = ("percent", "remaining")
     PERCENT_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     percent: float
-    def __init__(self, percent: _Optional[float] = ...) -> None: ...
+    remaining: _duration_pb2.Duration
+    def __init__(self, percent: _Optional[float] = ..., remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class WindowPlan(_message.Message):
     __slots__ = ("fingerprint", "language", "language_probability", "duration", "windows")
@@ -330,12 +332,14 @@ class SpeakerTurn(_message.Message):
     def __init__(self, start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., speaker: _Optional[str] = ...) -> None: ...
 
 class WindowFinished(_message.Message):
-    __slots__ = ("index", "segments")
+    __slots__ = ("index", "segments", "silent")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
     index: int
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
-    def __init__(self, index: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ...) -> None: ...
+    silent: bool
+    def __init__(self, index: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., silent: _Optional[bool] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("start", "end", "text", "speaker", "words")

@@ -1,0 +1,65 @@
+"""cuBLAS for CTranslate2, which asks for `libcublas.so.12` by name, where only CUDA 13's is installed.
+
+Its functions are the ones that CTranslate2 calls, so CUDA 13's is offered under the name of 12 in a private folder, to the
+processes that get that folder in `LD_LIBRARY_PATH`. Where a `libcublas.so.12` is found, that one is taken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+WANTED = "libcublas.so.12"
+COMPANION = "libcublasLt.so.12"
+NEWER = {WANTED: "libcublas.so.13", COMPANION: "libcublasLt.so.13"}
+SYSTEM_FOLDERS = (
+    "/usr/local/cuda/lib64",
+    "/usr/local/cuda-12/lib64",
+    "/usr/local/cuda-13/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+)
+
+
+def environment(private: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """``given``, with what makes `libcublas.so.12` loadable where that is possible; ``private`` is a folder for links."""
+    if _loads(WANTED):
+        return dict(given)
+    folders = [*_package_folders(), *(Path(folder) for folder in SYSTEM_FOLDERS)]
+    found = next((folder for folder in folders if (folder / WANTED).exists()), None)
+    if found is None:
+        newer = next((folder for folder in folders if (folder / NEWER[WANTED]).exists()), None)
+        if newer is None:
+            return dict(given)
+        link(private, newer)
+        return _before(given, private, newer)
+    return _before(given, found)
+
+
+def link(private: Path, newer: Path) -> None:
+    """Links CUDA 13's libraries in ``newer`` under the names of 12's into ``private``."""
+    private.mkdir(parents=True, exist_ok=True)
+    for name, target in NEWER.items():
+        (private / name).unlink(missing_ok=True)
+        (private / name).symlink_to(newer / target)
+
+
+def _package_folders() -> Iterator[Path]:
+    """Where NVIDIA's Python packages have their libraries."""
+    site = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
+    yield from (site / part / "lib" for part in ("cublas", "cu12", "cu13"))
+
+
+def _before(given: Mapping[str, str], *folders: Path) -> dict[str, str]:
+    paths = [*map(str, folders), *filter(None, [given.get("LD_LIBRARY_PATH")])]
+    return dict(given) | {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

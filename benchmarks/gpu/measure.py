@@ -1,0 +1,278 @@
+"""The comparison of `benchmarks.engine.compare` on a GPU, with large-v3 and turbo of random weights made on the spot.
+
+`python -m benchmarks gpu`, or `python -m benchmarks.gpu --help` for smaller pieces of it. Needs this repository, its Python
+packages and a GPU; no network. Stock, which is slow, does a part of each set only: what is compared is the speed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import multiprocessing
+import os
+import random
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.corpus import (
+    RATE,
+    Samples,
+    Spoken,
+    Turn,
+    join_turns,
+    samples_of,
+    spoken_turns,
+    text_of,
+    write_recording,
+)
+from benchmarks.engine.arms import Arm, Done, ModelArm, ModelProcess, SystemArm, model_process
+from benchmarks.engine.compare import ALONE, IN_THREADS, SEQUENTIAL, SYSTEM, Results, progress, rounds
+from benchmarks.engine.sets import Set, first
+from benchmarks.gpu.cublas import environment
+from benchmarks.gpu.device import Busy, device_name, sampled
+from benchmarks.gpu.roofline import card_of, peak_speed
+from benchmarks.random_model import SHAPES, Shape, make_random_model
+from benchmarks.report import Figure, NotMeasured, Report
+from benchmarks.running import running, scratch_root
+from benchmarks.spread import Spread, spread
+
+BEAMS = 5
+STEP_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+PRACTICAL_SHARE = 0.65
+"""Of the roofline that a good program reaches: 2,000 of 3,100 times real time for large-v3 on an H200."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``audio_minutes`` is each long file's length; ``stock_seconds`` the audio of each set that stock does in a round,
+    ``sequential_seconds`` the one that it does window by window. ``device`` "cpu" is for trying out this program itself."""
+
+    models: tuple[str, ...] = ("large-v3", "turbo")
+    sets: tuple[str, ...] = ("long", "ragged")
+    arms: tuple[str, ...] = ("sequential", "batched", "threads", "system", "alone", "steps")
+    files: int = 48
+    audio_minutes: float = 20.0
+    ragged_files: int = 16
+    shortest_seconds: float = 10.0
+    longest_seconds: float = 7200.0
+    batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
+    slots: int = 16
+    rounds: int = 3
+    stock_seconds: float = 4800.0
+    sequential_seconds: float = 1200.0
+    device: str = "cuda"
+
+
+QUICK = Options(
+    models=("turbo",),
+    files=8,
+    ragged_files=4,
+    longest_seconds=600.0,
+    batch_sizes=(16,),
+    rounds=1,
+    stock_seconds=1200.0,
+    sequential_seconds=300.0,
+)
+
+
+async def measure(options: Options) -> Report:
+    """Raises NotMeasured where there is no GPU."""
+    card = require_gpu() if options.device == "cuda" else "a CPU"
+    made: list[Figure] = []
+    notes = [f"measured on {card}"]
+    with tempfile.TemporaryDirectory(prefix="bulkscribe-gpu-", dir=scratch_root()) as scratch:
+        folder = Path(scratch)
+        given = environment(folder / "cublas", os.environ)
+        progress("writing the recordings")
+        sets = await asyncio.to_thread(make_sets, folder, options)
+        for name in options.models:
+            progress(f"writing {name} with random weights")
+            model = folder / "models" / f"random-{name}"
+            await asyncio.to_thread(make_random_model, model, SHAPES[name])
+            if "steps" in options.arms:
+                async with model_process(model, threads=4, device=options.device, environment=given) as process:
+                    made += await _steps(name, process, notes)
+            for recordings in sets:
+                where = f"{name}, {recordings.name}"
+                async with _arms(model, given, options) as arms:
+                    results = await rounds(arms, recordings, options.rounds)
+                made += figures(where, results, arms, recordings, SHAPES[name], card)
+                notes += [f"{where}, {arm}: not measured, {why}" for arm, why in results.missing.items()]
+    return Report("gpu", tuple(made), tuple(notes))
+
+
+def require_gpu() -> str:
+    """The GPU's name. Raises NotMeasured where CTranslate2 finds none."""
+    import ctranslate2
+
+    if ctranslate2.get_cuda_device_count() == 0:
+        raise NotMeasured("this machine has no GPU that CTranslate2 can use; run it on one that has")
+    return device_name() or "an unknown GPU"
+
+
+class Watched:
+    """An arm over a part of the set, with the device's samples of all its rounds."""
+
+    def __init__(self, arm: Arm, seconds: float | None, batch_size: int | None) -> None:
+        self.name = arm.name
+        self.batch_size = batch_size
+        self.busy = Busy()
+        self._arm = arm
+        self._seconds = seconds
+
+    async def warm_up(self, files: Sequence[Path]) -> None:
+        await self._arm.warm_up(files)
+
+    async def run(self, recordings: Set) -> Done:
+        part = recordings if self._seconds is None else first(recordings, self._seconds)
+        async with sampled() as busy:
+            done = await self._arm.run(part)
+        self.busy.shares += busy.shares
+        self.busy.memory += busy.memory
+        return done
+
+
+@asynccontextmanager
+async def _arms(model: Path, given: Mapping[str, str], options: Options) -> AsyncIterator[list[Watched]]:
+    async with AsyncExitStack() as stack:
+        arms: list[Watched] = []
+        load = functools.partial(model_process, model, threads=4, device=options.device, environment=given)
+        one: ModelProcess | None = None
+        if {"sequential", "batched", "alone"} & set(options.arms):
+            one = await stack.enter_async_context(load())
+        if one is not None and "sequential" in options.arms:
+            arms.append(Watched(ModelArm(SEQUENTIAL, one, "sequential", 1), options.sequential_seconds, 1))
+        if one is not None and "batched" in options.arms:
+            arms += [
+                Watched(ModelArm(f"stock batched, {size}", one, "batched", size), options.stock_seconds, size)
+                for size in options.batch_sizes
+            ]
+        if "threads" in options.arms:
+            two = await stack.enter_async_context(load(workers=2))
+            size = max(options.batch_sizes)
+            arms.append(Watched(ModelArm(IN_THREADS, two, "threads", size), options.stock_seconds, size))
+        if "system" in options.arms:
+            up = await stack.enter_async_context(running(**_worker_settings(model, given, options)))
+            arms.append(Watched(SystemArm(SYSTEM, up, model.name, 2 * options.slots), None, None))
+        if one is not None and "alone" in options.arms:
+            arms.append(Watched(ModelArm(ALONE, one, "alone", 0), options.stock_seconds, None))
+        yield arms
+
+
+def _worker_settings(model: Path, given: Mapping[str, str], options: Options) -> dict[str, str]:
+    chosen = {
+        "WORKER_DEVICE": options.device,
+        "WORKER_MODEL": model.name,
+        "WORKER_MODEL_DIR": str(model.parent),
+        "WORKER_MAX_CONCURRENT_JOBS": str(options.slots),
+        "WORKER_DIARIZATION_MODEL": "none",
+    }
+    libraries = given.get("LD_LIBRARY_PATH")
+    return chosen | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+
+
+async def _steps(model: str, process: ModelProcess, notes: list[str]) -> list[Figure]:
+    """Encoding and one step of generating, by batch size."""
+    made = []
+    for size in STEP_BATCHES:
+        try:
+            answer = await process.ask("steps", [], size)
+        except NotMeasured as error:
+            notes.append(f"{model}, batches of {size}: not measured, {error}")
+            break
+        made.append(Figure(f"{model}, encoding {size} windows", 1000 * answer["encode_seconds"], "ms"))
+        made.append(Figure(f"{model}, one step of {size} windows", 1000 * answer["step_seconds"], "ms"))
+    return made
+
+
+def figures(
+    where: str, results: Results, arms: Sequence[Watched], recordings: Set, shape: Shape, card: str
+) -> list[Figure]:
+    """Speeds, what they cost the device, and what it could do at most."""
+    made = []
+    lengths = {spoken.name: spoken.seconds for spoken in recordings.recordings}
+    for arm in arms:
+        done = results.rounds.get(arm.name)
+        if not done:
+            continue
+        made += _figures_of(f"{where}, {arm.name}", arm, done, lengths)
+        tokens, windows = done[-1].words, done[-1].windows
+        known = card_of(card)
+        if known is not None and windows and arm.name == SYSTEM:
+            peak = peak_speed(shape, known, tokens / windows, BEAMS)
+            made.append(Figure(f"{where}, roofline at these tokens a window", peak, "x real time of speech"))
+            made.append(Figure(f"{where}, what is practical of it", PRACTICAL_SHARE * peak, "x real time of speech"))
+    return made
+
+
+def _figures_of(name: str, arm: Watched, done: Sequence[Done], lengths: Mapping[str, float]) -> list[Figure]:
+    speeds: Spread = spread([sum(lengths[file] for file in one.texts) / one.seconds for one in done])
+    last = done[-1]
+    made = [
+        Figure(f"{name}, speed", speeds.median, "x real time", least=speeds.least, most=speeds.most),
+        Figure(f"{name}, seconds for each second of audio", 1 / speeds.median, ""),
+        Figure(f"{name}, words", last.words, ""),
+    ]
+    if arm.busy.mean is not None:
+        made.append(Figure(f"{name}, device busy", arm.busy.mean, "%"))
+        made.append(Figure(f"{name}, device memory, most", max(arm.busy.memory), "MiB"))
+    if last.windows is not None:
+        made.append(Figure(f"{name}, windows", last.windows, ""))
+        made.append(Figure(f"{name}, words a window", last.words / last.windows, ""))
+    if last.windows is not None and last.batches:
+        made.append(Figure(f"{name}, windows a batch", last.windows / last.batches, ""))
+        if arm.batch_size:
+            made.append(Figure(f"{name}, batch fill", 100 * last.windows / last.batches / arm.batch_size, "%"))
+    return made
+
+
+def make_sets(folder: Path, options: Options) -> list[Set]:
+    """Half of the files MP3, half WAV; written by all cores."""
+    lengths = {
+        "long": [60 * options.audio_minutes] * options.files,
+        "ragged": [
+            options.shortest_seconds
+            * (options.longest_seconds / options.shortest_seconds) ** (number / max(1, options.ragged_files - 1))
+            for number in range(options.ragged_files)
+        ],
+    }
+    made = []
+    for name in options.sets:
+        seconds = lengths[name]
+        random.Random(1).shuffle(seconds)
+        (folder / name).mkdir()
+        paths = [folder / name / f"{name}-{i:02d}.{'mp3' if i % 2 else 'wav'}" for i in range(len(seconds))]
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+            spoken = tuple(pool.map(_write, paths, seconds, range(len(seconds))))
+        made.append(Set(name, folder / name, spoken))
+    return made
+
+
+def _write(path: Path, seconds: float, seed: int) -> Spoken:
+    turns = join_turns(_turns(), seconds, random.Random(seed))
+    samples, text = samples_of(turns), text_of(turns)
+    if path.suffix == ".wav":
+        return write_recording(path, samples, text)
+    _write_mp3(path, samples)
+    return Spoken(path.name, len(samples) / RATE, text)
+
+
+@functools.cache
+def _turns() -> tuple[Turn, ...]:
+    return tuple(spoken_turns())
+
+
+def _write_mp3(path: Path, samples: Samples) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
+        stream.bit_rate = 64_000
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16p", layout="mono")
+        frame.sample_rate, frame.pts = RATE, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))

@@ -1,0 +1,210 @@
+"""The device's lanes: threads that take batches from the queue, and threads beside them for all that is not the device's.
+
+Invariant: a request's ``done`` is set or canceled, once. A lane never waits for a consumer: what was
+found is judged, aligned and handed over by the threads beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+import structlog
+
+from services.worker.engine import decoding
+from services.worker.engine.decoding import SEARCHES, Request, model_of
+from services.worker.engine.memory import BatchLimit, is_out_of_memory, needs_new_process
+from services.worker.engine.models import LoadedModel
+from services.worker.engine.window_queue import Line, Taken, WindowQueue
+from services.worker.pipeline.quality import Try, Verdict, best, judge
+from services.worker.work import AttemptKey
+
+log = structlog.get_logger()
+
+_AGAIN = frozenset({Verdict.LOOPS, Verdict.REPEATS, Verdict.UNSURE})
+"""What another search may do better. Where nothing was heard, the window is cut in two and tried again: the job does that."""
+
+
+MOST_LANES = 4
+
+LINGER_SECONDS = 0.1
+"""How long a lane waits for a fuller batch where more windows are about to come: less than a batch takes."""
+
+
+def lanes_on(device: str, cpu_threads: int) -> tuple[int, int]:
+    """(lanes, threads of each); ``cpu_threads`` 0 stands for what is best. Two lanes of a GPU: one encodes while the other
+    decodes. On a CPU small batches side by side are faster than one that is spread over the cores."""
+    if device != "cpu":
+        return 2, cpu_threads
+    cores = len(os.sched_getaffinity(0))
+    lanes = min(cores, MOST_LANES)
+    return lanes, cpu_threads or max(1, cores // lanes)
+
+
+class JobLine:
+    """One job's way into the queue."""
+
+    def __init__(self, queue: WindowQueue[Request], line: Line[Request]) -> None:
+        self._queue = queue
+        self._line = line
+
+    def put(self, request: Request) -> None:
+        self._queue.put(self._line, request)
+
+    def expect(self, windows: int) -> None:
+        """So many are about to be put."""
+        self._queue.expect(self._line, windows)
+
+    def close(self) -> None:
+        """What waits in line is canceled; what a lane has in hand is finished."""
+        _cancel(self._queue.close(self._line))
+
+
+class Memory(Protocol):
+    """The device's memory, as far as the lanes can do something about it."""
+
+    def release(self) -> bool:
+        """Frees what is not in use; whether that was anything."""
+        ...
+
+    def replace_process(self, reason: str, batch_size: int) -> None:
+        """Asks for another process in the place of this one, which ends soon."""
+        ...
+
+
+class Lanes:
+    """``limit_of`` tells how many windows of a model a batch may have; ``memory`` is asked for more of it; ``on_end`` hears
+    of a lane that ended, by a fault or by `stop`."""
+
+    def __init__(
+        self,
+        lanes: int,
+        device: str,
+        limit_of: Callable[[LoadedModel], BatchLimit],
+        memory: Memory,
+        on_end: Callable[[Future[None]], None],
+        linger_seconds: float = LINGER_SECONDS,
+    ) -> None:
+        self.queue: WindowQueue[Request] = WindowQueue(lanes, linger_seconds)
+        self._limit_of = limit_of
+        self._limits: dict[str, BatchLimit] = {}
+        self._memory = memory
+        self._encode_rows = 1 if device == "cpu" else 0  # there a row fills a core, and several its cache
+        self._count = lanes
+        self._on_end = on_end
+        self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._beside = ThreadPoolExecutor(lanes, thread_name_prefix="beside")
+
+    def ahead(self, model: LoadedModel) -> int:
+        """Windows that a job should have in line, so that no lane waits for it: twice what the lanes take, among all jobs."""
+        return max(2, -(-2 * self._count * self._limits[model.name].size // max(1, self.queue.jobs)))
+
+    @contextmanager
+    def line(self, model: LoadedModel) -> Iterator[JobLine]:
+        """A job's place in the queue; what it still has there when it is left is forgotten."""
+        if model.name not in self._limits:
+            self._limits[model.name] = self._limit_of(model)
+        line = JobLine(self.queue, self.queue.open())
+        try:
+            yield line
+        finally:
+            line.close()
+
+    def start(self) -> None:
+        for _ in range(self._count):
+            self._lanes.submit(self._run).add_done_callback(self._on_end)
+
+    def stop(self) -> None:
+        self.queue.stop()
+        self._lanes.shutdown(wait=False)
+        self._beside.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        while batch := self.queue.take(self._most):
+            self._decode(batch)
+
+    def _most(self, shape: Hashable) -> int:
+        return self._limits[model_of(shape)].size
+
+    def _decode(self, batch: Sequence[Taken[Request]]) -> None:
+        requests = [taken.window for taken in batch]
+        try:
+            tries = decoding.decode(requests, self._encode_rows or len(requests))
+        except Exception as error:  # noqa: BLE001 - it is handed to whoever waits for the window
+            self._failed(batch, error)
+        else:
+            self._limits[requests[0].voice.model.name].succeeded(len(requests))
+            _log_decoded(requests)
+            self._beside.submit(self._judge, batch, tries)
+
+    def _failed(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
+        """One window that cannot be decoded takes no other along."""
+        if needs_new_process(error) or is_out_of_memory(error):
+            self._out_of_memory(batch, error)
+        elif len(batch) > 1:
+            log.warning("batch_failed", windows=len(batch), error=str(error))
+            for taken in batch:
+                self._decode([taken])
+        else:
+            batch[0].window.done.set_exception(error)
+
+    def _judge(self, batch: Sequence[Taken[Request]], tries: Sequence[Try]) -> None:
+        chosen: list[Request] = []
+        unfinished = list(batch)
+        try:
+            for taken, tried in zip(batch, tries, strict=True):
+                request = taken.window
+                request.tries.append(tried)
+                if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
+                    request.search += 1
+                    unfinished.remove(taken)
+                    _cancel(self.queue.put_back([taken]))
+                else:
+                    chosen.append(request)
+            texts = [best(request.tries) for request in chosen]
+            for request, segments in zip(chosen, decoding.timed(chosen, texts), strict=True):
+                request.encoded = None
+                request.done.set_result(segments)
+        except Exception as error:  # a fault here must not leave jobs waiting
+            unfinished = [taken for taken in unfinished if not taken.window.done.done()]
+            if needs_new_process(error) or is_out_of_memory(error):
+                self._out_of_memory(unfinished, error)
+                return
+            log.exception("windows_not_finished", windows=len(batch))
+            for taken in unfinished:
+                taken.window.done.set_exception(error)
+
+    def _out_of_memory(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
+        """The windows go back to where they came from, smaller batches are taken from now on, and where that cannot help
+        the process is replaced, which costs nobody anything."""
+        limit = self._limits[batch[0].window.voice.model.name]
+        size = limit.halve(len(batch))
+        log.warning("memory_short", windows=len(batch), batch_size=size, error=str(error))
+        for taken in batch:
+            taken.window.begin_anew()
+        if needs_new_process(error):
+            self._memory.replace_process(str(error), size)
+        elif not self._memory.release() and len(batch) == 1:
+            self._memory.replace_process(f"no memory for a single window: {error}", size)
+        _cancel(self.queue.put_back(batch))
+
+
+def _cancel(requests: Iterable[Request]) -> None:
+    for request in requests:
+        request.done.cancel()
+
+
+def _log_decoded(requests: Sequence[Request]) -> None:
+    """A line for each attempt in the batch: from these what another attempt decoded again can be counted."""
+    for again in (False, True):
+        indexes: defaultdict[AttemptKey, list[int]] = defaultdict(list)
+        for request in requests:
+            if again is (request.search > 0 or request.part):
+                indexes[request.key].append(request.index)
+        event = "windows_searched_again" if again else "windows_decoded"
+        for key, windows in indexes.items():
+            log.info(event, job_id=key.job_id, attempt=key.attempt, windows=windows, batch=len(requests))

@@ -1,0 +1,205 @@
+"""Recordings are prepared in processes of their own, ahead of the device: what a codec does to its process costs one job.
+
+Invariant: no spool is left of a recording that nobody will decode, and no process outlives the engine child.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import structlog
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from services.worker.pipeline import prepare
+from services.worker.pipeline.faults import WorkError
+from services.worker.pipeline.recording import PreparedRecording
+
+log = structlog.get_logger()
+
+DEATHS_ALLOWED = 3
+"""Ends of the process that prepares a recording before it is the recording's fault: one may be killed for want of memory."""
+
+LOOK_SECONDS = 0.1
+"""How often a job that waits is asked whether it goes on."""
+
+FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
+
+SMALL_BYTES = 8 * 1024 * 1024
+"""Recordings up to this size are prepared in a second or two. One process is kept for them, so that none waits behind hours."""
+
+_ROOM_PAUSES = (1.0, 2.0, 5.0, 10.0)
+"""Seconds between two looks whether the disk has room; the last one again and again."""
+
+_WAITS_FOR_ROOM = "waiting for disk space on the worker"
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def default_processes() -> int:
+    return max(FEWEST_PROCESSES, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2))
+
+
+class Preparation:
+    """At least two ``processes``. ``folder`` is for the recordings' sound while they are decoded, 115 MB an hour; what is
+    in it is removed."""
+
+    def __init__(self, processes: int, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._processes = processes
+        self._large = threading.Semaphore(processes - 1)
+        self._pool = self._new_pool()
+        self._renewing = threading.Lock()
+
+    def start(self) -> None:
+        """Has the processes started, before there is anything to prepare."""
+        for _ in range(self._processes):
+            self._pool.schedule(_warm_up)
+
+    def _new_pool(self) -> ProcessPool:
+        """It ends the process of a task that is canceled, and starts another in the place of one that died at work."""
+        context = get_context("spawn")
+        return ProcessPool(self._processes, initializer=_begin, initargs=(os.getpid(),), context=context)
+
+    def _renew(self, broken: ProcessPool) -> None:
+        """A process that dies while it has nothing to do breaks the pool."""
+        with self._renewing:
+            if self._pool is broken:
+                _end(broken)
+                self._pool = self._new_pool()
+
+    def close(self) -> None:
+        """Ends the processes, whatever they do, and removes the folder."""
+        _end(self._pool)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def prepared(
+        self,
+        source: Path,
+        *,
+        vad: bool,
+        max_seconds: float,
+        check: Callable[[], None],
+        note: Callable[[str], None],
+    ) -> Iterator[PreparedRecording]:
+        """The recording, decoded and planned, for as long as the block runs.
+
+        ``check`` is called while it waits and may raise to give up. While the disk is full ``note`` is told so, and it is
+        tried again. Raises WorkError AUDIO_INVALID, AUDIO_MISSING, STORAGE_FAILED.
+        """
+        spool = self._folder / uuid.uuid4().hex
+        try:
+            with self._turn(source, check):
+                recording = self._prepare(source, spool, vad, max_seconds, check, note)
+            yield recording
+        finally:
+            spool.unlink(missing_ok=True)
+
+    @contextmanager
+    def _turn(self, source: Path, check: Callable[[], None]) -> Iterator[None]:
+        """Large recordings are fewer at once than there are processes."""
+        if not source.exists() or source.stat().st_size <= SMALL_BYTES:
+            yield
+            return
+        while not self._large.acquire(timeout=LOOK_SECONDS):
+            check()
+        try:
+            yield
+        finally:
+            self._large.release()
+
+    def _prepare(
+        self,
+        source: Path,
+        spool: Path,
+        vad: bool,
+        max_seconds: float,
+        check: Callable[[], None],
+        note: Callable[[str], None],
+    ) -> PreparedRecording:
+        deaths = fulls = 0
+        while True:
+            pool = self._pool
+            try:
+                return _result(pool.schedule(_prepare, (source, spool, vad, max_seconds)), check)
+            except (ProcessExpired, RuntimeError) as error:  # of a pool that is broken
+                deaths += 1
+                log.warning("preparation_died", deaths=deaths, error=str(error))
+                if deaths == DEATHS_ALLOWED:
+                    raise WorkError("AUDIO_INVALID", _CRASHED) from error
+                if not isinstance(error, ProcessExpired):
+                    self._renew(pool)
+            except OSError as error:
+                spool.unlink(missing_ok=True)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    message = f"The worker's disk cannot be written ({error.strerror}). Check WORKER_DATA_DIR's disk."
+                    raise WorkError("STORAGE_FAILED", message) from error
+                note(_WAITS_FOR_ROOM)
+                _pause(_ROOM_PAUSES[min(fulls, len(_ROOM_PAUSES) - 1)], check)
+                fulls += 1
+
+
+_CRASHED = (
+    "The decoder crashed on this recording, again and again. It is damaged, or of a kind the decoder cannot bear: convert it to WAV or"
+    " FLAC, and upload that."
+)
+
+
+def _end(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    pool.join()
+
+
+def _result(task: ProcessFuture[PreparedRecording], check: Callable[[], None]) -> PreparedRecording:
+    try:
+        while True:
+            try:
+                found: PreparedRecording = task.result(LOOK_SECONDS)
+            except TimeoutError:
+                check()
+            else:
+                return found
+    except CancelledError as error:
+        raise WorkError("ENGINE_FAILED", "The engine stopped while the recording was prepared.") from error
+    finally:
+        task.cancel()  # type: ignore[no-untyped-call]
+
+
+def _pause(seconds: float, check: Callable[[], None]) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        check()
+        time.sleep(LOOK_SECONDS)
+
+
+# --- in the processes
+
+
+def _begin(parent: int) -> None:
+    """Ctrl-C reaches the whole group, and is not for this process; when the engine child dies, it goes with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        os._exit(1)
+
+
+def _warm_up() -> None:
+    prepare.warm_up()
+
+
+def _prepare(source: Path, spool: Path, vad: bool, max_seconds: float) -> PreparedRecording:
+    return prepare.prepare(source, spool, vad=vad, max_seconds=max_seconds)

@@ -1,0 +1,50 @@
+"""A recording that was prepared: its sound on this disk, and where in it the windows lie. Reads what it is asked for only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.worker.pipeline.windows import SAMPLE_RATE, Span, SpeechWindow
+
+Samples = NDArray[np.float32]
+"""Mono at 16 kHz, in [-1, 1]."""
+
+BYTES_PER_SAMPLE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRecording:
+    """``spool``: ``samples`` of signed 16-bit mono at 16 kHz, little-endian, without a header."""
+
+    spool: Path
+    samples: int
+    windows: tuple[SpeechWindow, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+    def cut_out(self, window: SpeechWindow) -> Samples:
+        """The window's speech without its silences."""
+        return self._read(window.spans)
+
+    def whole(self) -> Samples:
+        """All of it, in memory: 230 MB an hour."""
+        return self._read([Span(0, self.samples)])
+
+    def close(self) -> None:
+        """Removes the spool; again is no fault."""
+        self.spool.unlink(missing_ok=True)
+
+    def _read(self, spans: Iterable[Span]) -> Samples:
+        found = bytearray()
+        with self.spool.open("rb") as file:
+            for span in spans:
+                file.seek(span.start * BYTES_PER_SAMPLE)
+                found += file.read(span.length * BYTES_PER_SAMPLE)
+        return np.frombuffer(found, "<i2").astype(np.float32) / np.float32(32768.0)

@@ -1,0 +1,257 @@
+"""Lanes over a decoder that the test plays: what becomes of each window, whatever happens to its batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.worker.engine import decoding, lanes
+from services.worker.engine.decoding import SEARCHES, Request
+from services.worker.engine.lanes import JobLine, Lanes
+from services.worker.engine.memory import BatchLimit
+from services.worker.pipeline.quality import Try
+from services.worker.work import AttemptKey, Segment
+
+TINY: Any = SimpleNamespace(name="tiny")
+Play = Callable[[Sequence[Request]], list[Try]]
+GOOD = Try((1, 2, 3), " good morning", -0.1, 0.0)
+LOOP = Try((1, 2) * 40, " so so" * 40, -0.1, 0.0)
+
+
+@dataclass
+class FakeMemory:
+    """``unused`` models that can go, one at each call."""
+
+    unused: int = 0
+    replaced: list[tuple[str, int]] = field(default_factory=list)
+
+    def release(self) -> bool:
+        self.unused -= 1
+        return self.unused >= 0
+
+    def replace_process(self, reason: str, batch_size: int) -> None:
+        self.replaced.append((reason, batch_size))
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lanes]]:
+    """Lanes whose device does what the test says."""
+    started: list[Lanes] = []
+
+    def make(play: Play, batch_size: int = 4, count: int = 1, memory: FakeMemory | None = None) -> Lanes:
+        monkeypatch.setattr(decoding, "decode", lambda requests, rows: play(requests))
+        monkeypatch.setattr(
+            decoding,
+            "timed",
+            lambda requests, texts: [(Segment(0.0, 1.0, tried.text),) for tried in texts],
+        )
+        monkeypatch.setattr(Request, "shape", property(lambda self: ("tiny", self.search)))
+        made = Lanes(
+            count, "cpu", lambda model: BatchLimit(batch_size), memory or FakeMemory(), lambda ended: None, 0.0
+        )
+        started.append(made)
+        return made
+
+    yield make
+    for one in started:
+        one.stop()
+
+
+def request(index: int) -> Request:
+    voice: Any = SimpleNamespace(model=TINY)
+    return Request(AttemptKey("job", 1), index, voice, np.zeros((80, 3000), np.float32), 30.0)
+
+
+def put(made: Lanes, count: int) -> list[Request]:
+    requests = [request(index) for index in range(count)]
+    line = JobLine(made.queue, made.queue.open())
+    with made.line(TINY):  # which makes its limit known
+        pass
+    for one in requests:
+        line.put(one)
+    return requests
+
+
+def text(done: Future[tuple[Segment, ...]]) -> str:
+    return "".join(segment.text for segment in done.result(10.0))
+
+
+def test_windows_come_in_batches_and_each_gets_its_own_text(made: Callable[..., Lanes]) -> None:
+    sizes = []
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        sizes.append(len(requests))
+        return [Try((one.index,), f" {one.index}", -0.1, 0.0) for one in requests]
+
+    running = made(play)
+    requests = put(running, 6)
+    running.start()
+    assert [text(one.done) for one in requests] == [f" {index}" for index in range(6)]
+    assert sizes == [4, 2]
+
+
+def test_a_window_that_cannot_be_decoded_takes_no_other_along(made: Callable[..., Lanes]) -> None:
+    def play(requests: Sequence[Request]) -> list[Try]:
+        if any(one.index == 1 for one in requests):
+            raise RuntimeError("no such window")
+        return [GOOD for _ in requests]
+
+    running = made(play)
+    requests = put(running, 3)
+    running.start()
+    assert text(requests[0].done) == text(requests[2].done) == GOOD.text
+    with pytest.raises(RuntimeError, match="no such window"):
+        requests[1].done.result(10.0)
+
+
+def test_a_bad_text_is_searched_again_in_another_way_and_the_best_is_taken(made: Callable[..., Lanes]) -> None:
+    searched: list[tuple[int, int]] = []
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        searched.extend((one.index, one.search) for one in requests)
+        return [LOOP if one.index == 1 and one.search == 0 else GOOD for one in requests]
+
+    running = made(play)
+    requests = put(running, 3)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 3
+    assert searched == [(0, 0), (1, 0), (2, 0), (1, 1)]
+
+
+def test_where_no_search_helps_the_searching_ends(made: Callable[..., Lanes]) -> None:
+    running = made(lambda requests: [LOOP for _ in requests])
+    (only,) = put(running, 1)
+    running.start()
+    assert text(only.done) == LOOP.text
+    assert len(only.tries) == len(SEARCHES)
+
+
+def test_a_fault_beside_the_device_is_told_to_those_who_wait(
+    made: Callable[..., Lanes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = made(lambda requests: [GOOD for _ in requests])
+
+    def broken(texts: Sequence[Try]) -> Try:
+        raise ValueError("no best")
+
+    monkeypatch.setattr(lanes, "best", broken)
+    (only,) = put(running, 1)
+    running.start()
+    with pytest.raises(ValueError, match="no best"):
+        only.done.result(10.0)
+
+
+def test_a_job_that_left_is_not_decoded_and_does_not_disturb(made: Callable[..., Lanes]) -> None:
+    decoded: list[int] = []
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        decoded.extend(one.index for one in requests)
+        return [GOOD for _ in requests]
+
+    running = made(play)
+    with running.line(TINY) as line:
+        line.put(request(99))
+    (only,) = put(running, 1)
+    running.start()
+    assert text(only.done) == GOOD.text
+    assert decoded == [0]
+
+
+def play_out_of_memory(above: int, sizes: list[int], message: str = "CUDA failed with error out of memory") -> Play:
+    def play(requests: Sequence[Request]) -> list[Try]:
+        sizes.append(len(requests))
+        if len(requests) > above:
+            raise RuntimeError(message)
+        return [Try((one.index,), f" {one.index}", -0.1, 0.0) for one in requests]
+
+    return play
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA failed with error out of memory",
+        "cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED",
+        "parallel_for failed: cudaErrorInvalidDevice: invalid device ordinal",
+        "std::bad_alloc",
+    ],
+)
+def test_when_memory_runs_out_batches_get_smaller_and_no_window_is_lost(
+    made: Callable[..., Lanes], message: str
+) -> None:
+    sizes: list[int] = []
+    memory = FakeMemory()
+    running = made(play_out_of_memory(2, sizes, message), batch_size=8, memory=memory)
+    requests = put(running, 12)
+    running.start()
+    assert [text(one.done) for one in requests] == [f" {index}" for index in range(12)]
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
+    assert memory.replaced == []
+
+
+def test_where_a_single_window_does_not_fit_models_go_first_and_then_the_process(made: Callable[..., Lanes]) -> None:
+    sizes: list[int] = []
+    memory = FakeMemory(unused=2)
+    ended = threading.Event()
+    monkeyed = memory.replace_process
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        sizes.append(len(requests))
+        if memory.replaced:
+            return [GOOD for _ in requests]
+        raise RuntimeError("CUDA failed with error out of memory")
+
+    def replace_process(reason: str, batch_size: int) -> None:
+        monkeyed(reason, batch_size)
+        ended.set()
+
+    memory.replace_process = replace_process  # type: ignore[method-assign]
+    running = made(play, batch_size=2, memory=memory)
+    (only,) = put(running, 1)
+    running.start()
+    assert ended.wait(10.0)
+    assert text(only.done) == GOOD.text  # where it does not end at once, the window waits in line
+    assert sizes == [1, 1, 1, 1]
+    assert memory.replaced == [("no memory for a single window: CUDA failed with error out of memory", 1)]
+
+
+def test_a_context_that_is_lost_asks_for_another_process_and_the_windows_go_back(made: Callable[..., Lanes]) -> None:
+    memory = FakeMemory()
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        if not memory.replaced:
+            raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
+        return [GOOD for _ in requests]
+
+    running = made(play, batch_size=4, memory=memory)
+    requests = put(running, 4)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 4
+    assert [size for _, size in memory.replaced] == [2]
+
+
+def test_memory_that_runs_out_beside_the_device_costs_no_window(
+    made: Callable[..., Lanes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = made(lambda requests: [GOOD for _ in requests], batch_size=4)
+    timed, failed = decoding.timed, []
+
+    def short(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:
+        if len(requests) > 2:
+            failed.append(len(requests))
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return timed(requests, texts)
+
+    monkeypatch.setattr(decoding, "timed", short)
+    requests = put(running, 4)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 4
+    assert failed == [4]
+    assert all(len(one.tries) == 1 for one in requests)

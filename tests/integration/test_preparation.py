@@ -1,0 +1,215 @@
+"""Preparation in processes: what happens to one of them, or to the disk, costs one job at most."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.worker.engine import preparation
+from services.worker.engine.preparation import Preparation
+from services.worker.pipeline import prepare
+from services.worker.pipeline.faults import WorkCanceled, WorkError
+from services.worker.pipeline.recording import PreparedRecording
+from tests import recordings
+from tests.disks import fill, make_room, small_disk
+from tests.recordings import encode, tone
+
+DEADLINE = 30.0
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+def opened(made: Preparation, source: Path, check: Callable[[], None] = nothing, **given: Any) -> Any:
+    options: dict[str, Any] = {"vad": True, "max_seconds": 30.0, "check": check, "note": nothing}
+    return made.prepared(source, **(options | given))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Preparation]:
+    one = Preparation(2, tmp_path / "spool")
+    yield one
+    one.close()
+
+
+def workers() -> set[int]:
+    """The processes that prepare, by their ids."""
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    all_children = {
+        int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+    }
+    return {pid for pid in all_children | {int(child) for child in children} if b"spawn_main" in cmdline(pid)}
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def lengthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes seconds to prepare."""
+    return encode(tmp_path_factory.mktemp("sounds") / "lengthy.flac", tone(1800), "flac")
+
+
+def test_it_is_as_in_this_process_and_nothing_is_left(made: Preparation, tmp_path: Path) -> None:
+    example = recordings.example(speakers=2)
+    here = prepare.prepare(example.path, tmp_path / "here", vad=True, max_seconds=30.0)
+    with opened(made, example.path) as there:
+        assert isinstance(there, PreparedRecording)
+        assert (there.windows, there.samples) == (here.windows, here.samples)
+        assert np.array_equal(there.whole(), here.whole())
+        assert list((tmp_path / "spool").iterdir()) == [there.spool]
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_what_is_no_recording_says_so_as_it_does_in_this_process(made: Preparation, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("hello")
+    with pytest.raises(WorkError, match="No audio can be decoded") as caught, opened(made, tmp_path / "notes"):
+        pass
+    assert caught.value.reason == "AUDIO_INVALID"
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_what_a_process_died_of_once_is_tried_again(made: Preparation, lengthy: Path) -> None:
+    made.start()
+    until(workers)
+    killed: list[int] = []
+
+    def check() -> None:
+        if not killed and list(made._folder.iterdir()):
+            for pid in workers():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    with opened(made, lengthy, check) as recording:
+        assert recording.seconds == pytest.approx(1800, abs=0.1)
+    assert killed
+
+
+def test_a_recording_that_kills_its_process_fails_and_the_others_go_on(
+    made: Preparation, lengthy: Path, tmp_path: Path
+) -> None:
+    busy = encode(tmp_path / "good.wav", tone(20), "pcm_s16le")
+
+    def check() -> None:
+        if list(made._folder.iterdir()):
+            for pid in workers():
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(WorkError, match="crashed on this recording") as caught, opened(made, lengthy, check):
+        pass
+    assert caught.value.reason == "AUDIO_INVALID"
+    with opened(made, busy) as recording:
+        assert recording.seconds == 20
+    assert list(made._folder.iterdir()) == []
+
+
+def test_what_is_canceled_ends_at_once_and_leaves_nothing(made: Preparation, lengthy: Path) -> None:
+    began = time.monotonic()
+
+    def check() -> None:
+        if list(made._folder.iterdir()):
+            raise WorkCanceled
+
+    with pytest.raises(WorkCanceled), opened(made, lengthy, check):
+        pass
+    assert time.monotonic() - began < DEADLINE
+    assert list(made._folder.iterdir()) == []
+    with opened(made, recordings.example(speakers=1).path) as recording:  # and the process is replaced
+        assert recording.windows
+
+
+def test_a_short_recording_does_not_wait_behind_long_ones(
+    made: Preparation, lengthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SMALL_BYTES", lengthy.stat().st_size - 1)
+    ended: list[str] = []
+
+    def long() -> None:
+        with opened(made, lengthy):
+            ended.append("long")
+
+    threads = [threading.Thread(target=long) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: list(made._folder.iterdir()))
+    with opened(made, recordings.example(speakers=1).path):
+        ended.append("short")
+    for thread in threads:
+        thread.join(2 * DEADLINE)
+    assert ended[0] == "short"
+    assert ended.count("long") == 3
+
+
+def test_a_full_disk_is_waited_for_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "_ROOM_PAUSES", (0.2,))
+    path = encode(tmp_path / "a.flac", tone(60), "flac")
+    notes: list[str] = []
+    with small_disk(tmp_path / "disk", 4) as disk:
+        made = Preparation(2, disk / "spool")
+        fill(disk)
+
+        def note(text: str) -> None:
+            notes.append(text)
+            if len(notes) == 2:
+                make_room(disk)
+
+        with opened(made, path, note=note) as recording:
+            assert recording.samples == 60 * 16_000
+        assert len(notes) >= 2
+        assert set(notes) == {"waiting for disk space on the worker"}
+        made.close()
+
+
+def test_what_an_earlier_engine_left_behind_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "left").write_bytes(bytes(1000))
+    Preparation(2, tmp_path / "spool").close()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_no_process_outlives_an_engine_that_was_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from services.worker.engine.preparation import Preparation\n"
+        "if __name__ == '__main__':\n"
+        "    made = Preparation(2, Path(sys.argv[1])); made.start(); print('up', flush=True); time.sleep(60)\n"
+    )
+    script = tmp_path / "engine.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "spool")], stdout=subprocess.PIPE, env=environment
+    ) as engine:
+        assert engine.stdout is not None
+        engine.stdout.readline()
+        children: set[int] = set()
+
+        def begun() -> bool:
+            tasks = Path(f"/proc/{engine.pid}/task").iterdir()
+            children.update(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+            return sum(b"spawn_main" in cmdline(pid) for pid in children) == 2
+
+        until(begun)
+        engine.kill()
+    until(lambda: not any(b"spawn_main" in cmdline(pid) or b"resource_tracker" in cmdline(pid) for pid in children))

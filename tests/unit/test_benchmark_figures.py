@@ -1,0 +1,158 @@
+"""What benchmarks make of their measurements: medians and percentiles, bounds, a card's roofline, what was missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.corpus import Spoken, write_recording
+from benchmarks.degraded import silence
+from benchmarks.engine.arms import Done
+from benchmarks.engine.beside import figures as beside_figures
+from benchmarks.engine.compare import ALONE, BATCHED, SYSTEM, Model, Results, differing, figures, rounds
+from benchmarks.engine.process_tree import Peaks, Process, descendants, label
+from benchmarks.engine.sets import Set
+from benchmarks.gpu.device import Busy
+from benchmarks.gpu.roofline import CARDS, card_of, peak_speed
+from benchmarks.random_model import SHAPES
+from benchmarks.report import Figure, NotMeasured
+from benchmarks.spread import Spread, percentile, ratios, spread
+
+
+def test_a_spread_has_the_median_and_both_ends() -> None:
+    assert spread([5.0, 1.0, 3.0]) == Spread(3.0, 1.0, 5.0)
+    assert spread([4.0, 2.0]) == Spread(3.0, 2.0, 4.0)
+    with pytest.raises(ValueError, match="nothing was measured"):
+        spread([])
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    assert ratios([2.0, 40.0, 3.0], [4.0, 20.0, 3.0]) == Spread(1.0, 0.5, 2.0)
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 10), (0.95, 19), (0.951, 20), (1.0, 20)])
+def test_a_percentile_is_a_value_that_was_measured(share: float, expected: int) -> None:
+    assert percentile(range(20, 0, -1), share) == expected
+
+
+def test_a_figure_may_have_two_bounds() -> None:
+    held = Figure("wall time", 1.05, "ratio", at_most=1.1, at_least=1.0)
+    assert held.reached
+    assert held.bound == "at least 1, at most 1.1"
+    assert not Figure("wall time", 0.99, "ratio", at_most=1.1, at_least=1.0).reached
+    assert Figure("wall time", 2.0, "s", least=1.5, most=2.5).shown == "2.000 (1.500 to 2.500)"
+
+
+def test_the_roofline_of_large_v3_on_an_h200_is_about_3100_times_real_time() -> None:
+    assert peak_speed(SHAPES["large-v3"], CARDS["H200"], tokens=120, beams=5) == pytest.approx(3100, rel=0.05)
+    assert card_of("NVIDIA H200") is CARDS["H200"]
+    assert card_of("NVIDIA H100 80GB HBM3") is CARDS["H100"]
+    assert card_of("GeForce") is None
+
+
+def test_a_model_with_fewer_decoder_layers_has_a_higher_roof() -> None:
+    speeds = [peak_speed(SHAPES[name], CARDS["H200"], 120, 5) for name in ("large-v3", "turbo", "tiny")]
+    assert speeds == sorted(speeds)
+
+
+def test_lines_of_the_driver_that_are_none_are_passed_over() -> None:
+    busy = Busy()
+    busy.add(["97, 20480\n", "3, 100", "[N/A], 5", "12", ""])
+    assert busy.mean == 50.0
+    assert busy.memory == [20480.0, 100.0]
+    assert Busy().mean is None
+
+
+def test_processes_are_told_apart_by_what_they_run() -> None:
+    assert (
+        label([b"/venv/bin/python", b"-m", b"services.worker.engine", b"--fd", b"5", b""]) == "services.worker.engine"
+    )
+    assert label([b"python", b"-c", b"from multiprocessing.spawn import spawn_main"]) == "multiprocessing"
+    assert label([b"/usr/bin/sleep", b"5"]) == "sleep"
+
+
+def test_peaks_are_the_highest_of_each_label_and_of_all_at_one_time() -> None:
+    first = Process(1, 0, "worker", 10.0, 30.0)
+    second, third = Process(2, 1, "prep", 20.0, 20.0), Process(3, 2, "prep", 5.0, 50.0)
+    assert {one.pid for one in descendants(1, {one.pid: one for one in (first, second, third)})} == {1, 2, 3}
+    peaks = Peaks()
+    peaks.add({"worker": [first], "prep": [second, third]})
+    peaks.add({"worker": [first]})
+    assert peaks.by_label == {"worker": 30.0, "prep": 50.0}
+    assert peaks.together == 35.0
+
+
+def test_small_jobs_are_held_to_twice_their_latency_and_to_have_had_company() -> None:
+    by_name = {figure.name: figure for figure in beside_figures([1.0] * 20, [1.5] * 19 + [9.0], accompanied=20)}
+    assert by_name["95th percentile, beside over alone"].value == 1.5
+    assert all(figure.reached for figure in by_name.values())
+    late = beside_figures([1.0] * 20, [1.5] * 18 + [9.0] * 2, accompanied=19)
+    assert [figure.name for figure in late if not figure.reached] == [
+        "95th percentile, beside over alone",
+        "small jobs that all huge ones accompanied to the end",
+    ]
+
+
+class FakeArm:
+    """Takes the given seconds, round by round; says what it was asked for in ``asked``."""
+
+    def __init__(self, name: str, seconds: Sequence[float], asked: list[str], texts: Sequence[str] = ()) -> None:
+        self.name = name
+        self._seconds = iter(seconds)
+        self._texts = iter(texts)
+        self._asked = asked
+
+    async def warm_up(self, files: Sequence[Path]) -> None:
+        self._asked.append(f"warm {self.name}")
+
+    async def run(self, recordings: Set) -> Done:
+        self._asked.append(self.name)
+        return Done(next(self._seconds), {"one.wav": next(self._texts, "good morning")}, windows=1)
+
+
+class MissingArm(FakeArm):
+    async def warm_up(self, files: Sequence[Path]) -> None:
+        raise NotMeasured("there is none")
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Set:
+    return Set("one", tmp_path, (write_recording(tmp_path / "one.wav", silence(1.0), "good morning"),))
+
+
+async def test_arms_take_turns_and_each_round_begins_with_another(recordings: Set) -> None:
+    asked: list[str] = []
+    arms = [FakeArm(name, [1.0] * 3, asked) for name in ("a", "b")]
+    await rounds([*arms, MissingArm("c", [], asked)], recordings, 3)
+    assert asked == ["warm a", "warm b", "a", "b", "b", "a", "a", "b"]
+
+
+async def test_what_is_missing_is_named_and_not_compared(recordings: Set) -> None:
+    asked: list[str] = []
+    arms = [
+        FakeArm(BATCHED, [10.0, 10.0], asked),
+        FakeArm(SYSTEM, [7.0, 9.0], asked, ["good morning", "good evening"]),
+        MissingArm(ALONE, [], asked),
+    ]
+    results = await rounds(arms, recordings, 2)
+    assert results.missing == {ALONE: "there is none"}
+    made = {figure.name: figure for figure in figures(results, recordings, Model("demo", Path(), True), 0.8)}
+    ratio = made[f"wall time, {SYSTEM} over {BATCHED}"]
+    assert (ratio.value, ratio.least, ratio.most, ratio.reached) == (0.8, 0.7, 0.9, True)
+    assert not any(ALONE in name for name in made)
+    assert made[f"{SYSTEM}, word error rate"].value == 50.0
+    assert not made[f"{SYSTEM}, texts that differ between rounds"].reached
+
+
+def test_texts_differ_by_their_words_only() -> None:
+    assert differing({"a": "good  morning\n", "b": "yes"}, {"a": "good morning", "b": "no"}) == 1
+    assert differing({"a": "good"}, {}) == 1
+    assert differing(Results().missing, {}) == 0
+
+
+def test_spoken_seconds_of_a_set_are_added(tmp_path: Path) -> None:
+    assert Set("two", tmp_path, (Spoken("a.wav", 1.5, ""), Spoken("b.wav", 2.0, ""))).seconds == 3.5

@@ -1,0 +1,248 @@
+"""Several engines are as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.worker.__main__ import _berths, _engine
+from services.worker.capacity import Gpu
+from services.worker.engine.fleet import Fleet, merged
+from services.worker.engine.protocol import EngineSettings
+from services.worker.settings import WorkerSettings
+from services.worker.work import (
+    AttemptKey,
+    Canceled,
+    Completed,
+    EngineState,
+    Failed,
+    ModelState,
+    Options,
+    Report,
+    StageChanged,
+    Work,
+)
+from tests.fakes.engine import STATE, FakeEngine
+from tests.worker import eventually
+
+STARTING = StageChanged("loading", "the engine is starting")
+DOWN = EngineState(models=(ModelState("demo", "available"),))
+DEADLINE = 10.0
+
+
+def work(job: str, **options: object) -> Work:
+    return Work(AttemptKey(job, 1), Path("sound"), Options(**options))  # type: ignore[arg-type]
+
+
+async def finish(reports: AsyncIterator[Report]) -> list[Report]:
+    async with asyncio.timeout(DEADLINE):
+        return [report async for report in reports]
+
+
+class Made:
+    """A fleet of two, and its members; jobs wait until they are let go on."""
+
+    def __init__(self, *states: EngineState, slots: int = 2) -> None:
+        self.members = [FakeEngine(state) for state in states]
+        self.fleet = Fleet([(member, slots) for member in self.members])
+
+    def begin(self, job: str, **options: object) -> AsyncIterator[Report]:
+        for member in self.members:
+            member.hold(job, [Completed(1.0, 1.0)])
+        return self.fleet.run(work(job, **options))
+
+    def end(self, job: str) -> None:
+        for member in self.members:
+            member.let_all(job)
+
+    def jobs(self) -> list[list[str]]:
+        return [[given.key.job_id for given in member.works] for member in self.members]
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Made]:
+    made = Made(STATE, STATE)
+    await made.fleet.start()
+    yield made
+    await made.fleet.stop()
+
+
+async def test_a_run_goes_to_the_engine_that_has_the_fewest(two: Made) -> None:
+    reports = {job: two.begin(job) for job in "abc"}
+    assert two.jobs() == [["a", "c"], ["b"]]
+    for job in "ac":
+        two.end(job)
+        assert await finish(reports[job]) == [Completed(1.0, 1.0)]
+    reports["d"] = two.begin("d")
+    assert two.jobs() == [["a", "c", "d"], ["b"]]
+    for job in "bd":
+        two.end(job)
+        await finish(reports[job])
+
+
+async def test_no_engine_has_more_runs_than_slots(two: Made) -> None:
+    async with asyncio.TaskGroup() as group:
+        runs = {job: group.create_task(finish(two.begin(job))) for job in "abcde"}
+        await asyncio.sleep(0)
+        assert two.jobs() == [["a", "c"], ["b", "d"]]
+        two.end("b")
+        await eventually(lambda: two.jobs() == [["a", "c"], ["b", "d", "e"]])
+        for job in "acde":
+            two.end(job)
+    assert runs["e"].result() == [STARTING, Completed(1.0, 1.0)]
+
+
+async def test_an_engine_that_is_not_up_gets_no_run_and_one_that_comes_up_does() -> None:
+    made = Made(DOWN, STATE, slots=1)
+    await made.fleet.start()
+    async with asyncio.TaskGroup() as group:
+        for job in "ab":
+            group.create_task(finish(made.begin(job)))
+        await asyncio.sleep(0)
+        assert made.jobs() == [[], ["a"]]
+        made.members[0].change(ready=True)
+        await eventually(lambda: made.jobs() == [["b"], ["a"]])
+        for job in "ab":
+            made.end(job)
+    await made.fleet.stop()
+
+
+async def test_a_run_that_waits_can_be_canceled_and_ends_with_the_fleet() -> None:
+    made = Made(DOWN, DOWN)
+    await made.fleet.start()
+    async with asyncio.TaskGroup() as group:
+        canceled, stopped = (group.create_task(finish(made.begin(job))) for job in "ab")
+        await asyncio.sleep(0)
+        made.fleet.cancel(AttemptKey("a", 1))
+        await eventually(canceled.done)
+        assert not stopped.done()
+        await made.fleet.stop()
+    assert canceled.result() == [STARTING, Canceled()]
+    ending = stopped.result()[-1]
+    assert isinstance(ending, Failed)
+    assert ending.reason == "ENGINE_CRASHED"
+    assert made.jobs() == [[], []]
+
+
+async def test_a_cancel_reaches_the_engine_that_has_the_run(two: Made) -> None:
+    reports = two.begin("a"), two.begin("b")
+    two.fleet.cancel(AttemptKey("b", 1))
+    two.fleet.cancel(AttemptKey("unknown", 1))
+    assert await finish(reports[1]) == [Canceled()]
+    assert [member.canceled for member in two.members] == [[], [AttemptKey("b", 1)]]
+    two.end("a")
+    await finish(reports[0])
+
+
+async def test_a_run_that_its_reader_left_frees_its_place(two: Made) -> None:
+    for _ in range(5):
+        reports = two.fleet.run(work("a"))
+        assert await anext(reports) == StageChanged("preparing")
+        with pytest.raises(ValueError, match="is running"):
+            two.fleet.run(work("a"))
+        await reports.aclose()  # type: ignore[attr-defined]
+    assert two.jobs() == [["a"] * 5, []]
+
+
+async def test_a_run_goes_where_its_model_and_its_pipeline_are() -> None:
+    failed = (ModelState("large", "failed", "why"),)
+    made = Made(
+        replace(STATE, models=failed, diarization="", diarization_error="why"),
+        replace(STATE, models=(ModelState("large", "available"),)),
+    )
+    await made.fleet.start()
+    for job, options in (("a", {"model": "large"}), ("b", {"diarization": True})):
+        reports = made.begin(job, **options)
+        made.end(job)
+        await finish(reports)
+    assert made.jobs() == [[], ["a", "b"]]
+    await made.fleet.stop()
+
+
+async def test_every_change_of_a_member_is_one_of_the_fleet(two: Made) -> None:
+    seen = two.fleet.state
+    async with asyncio.TaskGroup() as group:
+        changed = group.create_task(two.fleet.changed(seen))
+        await asyncio.sleep(0)
+        two.members[1].change(device_name="a GPU")
+    assert changed.result().device_name == "a GPU"
+
+
+# --- what they are together
+
+
+def test_all_are_as_ready_as_one_and_in_trouble_only_together() -> None:
+    up, down = EngineState(ready=True), EngineState(trouble="no memory")
+    assert merged([down, up]) == up
+    assert merged([down, down]) == down
+    assert not merged([EngineState(), down]).trouble
+
+
+def test_devices_are_counted() -> None:
+    gpu, other = EngineState(True, "cuda", "NVIDIA H100"), EngineState(True, "cuda", "NVIDIA A40")
+    assert merged([gpu, gpu]).device_name == "2 × NVIDIA H100"  # noqa: RUF001
+    assert merged([gpu, EngineState()]).device_name == "NVIDIA H100"
+    assert merged([EngineState(), other, gpu]).device_name == "NVIDIA A40, NVIDIA H100"
+    assert merged([EngineState(), gpu]).device == "cuda"
+
+
+def test_a_model_is_in_its_best_state() -> None:
+    names = ("loaded", "loading", "available", "failed")
+    states = [EngineState(models=(ModelState("a", name),)) for name in names]
+    for better, state in enumerate(states):
+        for worse in states[better:]:
+            assert merged([worse, state]).models == merged([state, worse]).models == state.models
+
+
+def test_diarization_is_there_where_one_has_it_and_away_where_all_know_why() -> None:
+    has, has_not, unknown = EngineState(diarization="demo"), EngineState(diarization_error="why"), EngineState()
+    assert merged([has_not, has]).diarization == "demo"
+    assert not merged([has_not, has]).diarization_error
+    assert not merged([has_not, unknown]).diarization_error
+    assert merged([has_not, has_not]).diarization_error == "why"
+
+
+# --- how many there are
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", 81559, "GPU-1")
+RTX = Gpu("NVIDIA GeForce RTX 3090", 24576, "GPU-2")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "expected"),
+    [
+        ("1", [], [1]),
+        ("5", [], [5]),
+        ("auto", [], [1]),
+        ("1", [H100, RTX], [1]),
+        ("5", [H100, RTX], [3, 2]),
+        ("auto", [RTX], [2]),
+        ("auto", [H100, RTX], [9, 2]),
+    ],
+)
+def test_slots_are_shared_out_among_the_gpus(jobs: str, gpus: list[Gpu], expected: list[int]) -> None:
+    settings = WorkerSettings(
+        worker_token="a-token",
+        worker_max_concurrent_jobs=jobs,
+        worker_diarization_model="none",  # type: ignore[arg-type]
+    )
+    assert _berths(settings, gpus) == expected
+
+
+def test_each_gpu_gets_an_engine_that_is_told_which_it_is() -> None:
+    told: list[EngineSettings] = []
+
+    def make(settings: EngineSettings) -> FakeEngine:
+        told.append(settings)
+        return FakeEngine()
+
+    settings = WorkerSettings(worker_token="a-token")  # type: ignore[arg-type]
+    assert isinstance(_engine(settings, [H100, RTX], [3, 2], make), Fleet)
+    assert [(one.device_index, one.gpu, one.slots) for one in told] == [(0, "GPU-1", 3), (1, "GPU-2", 2)]
+    assert isinstance(_engine(settings, [H100], [3], make), FakeEngine)
+    assert isinstance(_engine(settings, [], [1], make), FakeEngine)
+    assert told[-1].gpu == ""

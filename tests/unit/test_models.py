@@ -1,0 +1,247 @@
+"""Models come when they are wanted and go when they are not, but never while they are in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from services.worker.engine import models
+from services.worker.engine.models import IDLE_SECONDS, PATIENCE_SECONDS, ROOM_BYTES, Models
+from services.worker.engine.protocol import EngineSettings
+from services.worker.pipeline.faults import WorkCanceled, WorkError
+from tests.fakes.whisper_model import FakeDevice, make_folders
+
+SIZES = {"main": 300, "other": 200, "third": 100, "huge": 10_000}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    made = FakeDevice(1000)
+    monkeypatch.setattr(models, "WhisperModel", made.load)
+    return made
+
+
+MakeModels = Callable[..., Models]
+
+
+@pytest.fixture
+def make(tmp_path: Path, device: FakeDevice, clock: Clock) -> MakeModels:
+    """By default with no driver that tells what is free, as on a CPU."""
+    make_folders(tmp_path, SIZES)
+
+    def made(kind: str = "cpu", free: Callable[[], int | None] = lambda: None, **given: object) -> Models:
+        settings = EngineSettings("main", tmp_path, tuple(SIZES), model_dir=tmp_path, device_index=3)
+        return Models(settings, kind, 1, lambda: None, free_bytes=free, clock=clock, **given)  # type: ignore[arg-type]
+
+    return made
+
+
+def use(made: Models, *names: str) -> None:
+    for name in names:
+        with made.use(name):
+            pass
+
+
+def states(made: Models) -> dict[str, str]:
+    return {state.name: state.state for state in made.states()}
+
+
+def loaded(made: Models) -> set[str]:
+    return {name for name, state in states(made).items() if state == "loaded"}
+
+
+def test_a_model_is_loaded_when_it_is_first_used_and_kept(make: MakeModels, device: FakeDevice) -> None:
+    made = make(lanes=2)
+    assert states(made)["main"] == "available"
+    assert not made.is_loaded("main")
+    with made.use("main") as model:
+        assert (model.name, model.languages, model.weights_bytes, model.lanes) == ("main", ("en",), 300, 2)
+        assert made.is_loaded("main")
+    use(made, "main")
+    assert device.loaded == ["main"]
+    (given,) = device.given
+    assert (given["device_index"], given["num_workers"]) == (3, 2)
+
+
+def test_one_that_nobody_uses_for_long_goes_and_what_is_known_of_it_stays(
+    make: MakeModels, device: FakeDevice, clock: Clock
+) -> None:
+    made = make()
+    use(made, "main", "other")
+    clock.now = 1.0
+    use(made, "third")
+    clock.now = IDLE_SECONDS
+    made.unload_unused()
+    assert set(device.taken) == {"main", "third"}
+    assert states(made)["other"] == "available"
+    assert not made.is_loaded("other")
+    assert made.languages()["other"] == ("en",)
+    use(made, "other")
+    assert device.loaded == ["main", "other", "third", "other"]
+
+
+def test_idle_time_counts_from_the_end_of_its_use(make: MakeModels, clock: Clock) -> None:
+    made = make()
+    with made.use("other"):
+        clock.now = IDLE_SECONDS
+        made.unload_unused()
+        assert made.is_loaded("other")
+    made.unload_unused()
+    assert made.is_loaded("other")
+    clock.now *= 2
+    made.unload_unused()
+    assert not made.is_loaded("other")
+
+
+def test_the_default_model_is_kept_however_long_nobody_uses_it(make: MakeModels, clock: Clock) -> None:
+    made = make()
+    use(made, "main")
+    clock.now = 10 * IDLE_SECONDS
+    made.unload_unused()
+    assert made.is_loaded("main")
+
+
+def test_what_is_not_in_use_goes_when_memory_ran_out_also_the_default(make: MakeModels, device: FakeDevice) -> None:
+    made = make()
+    use(made, "main", "other")
+    with made.use("third"), made.use("third"):
+        assert set(made.release_idle()) == {"main", "other"}
+        assert set(device.taken) == {"third"}
+    assert made.release_idle() == ("third",)
+    assert made.release_idle() == ()
+
+
+def test_room_is_made_by_the_least_recently_used_and_the_default_last(
+    make: MakeModels, device: FakeDevice, clock: Clock
+) -> None:
+    made = make("cuda", lambda: device.free() + ROOM_BYTES)
+    for name in ("main", "other", "third"):
+        use(made, name)
+        clock.now += 1
+    device.size = 600  # nothing is free
+    with made.use("other"):
+        clock.now += 1
+    device.size = 700  # room for one that takes 100, but not for 200
+    make_folders(Path(made._settings.model_dir or ""), {"again": 200})
+    made._states["again"] = made._states["main"]
+    use(made, "again")
+    assert set(device.taken) == {"main", "other", "again"}
+    device.size = 200
+    use(made, "third")
+    assert set(device.taken) == {"third"}
+
+
+def test_a_load_waits_for_what_is_in_use(make: MakeModels, device: FakeDevice) -> None:
+    made = make("cuda", lambda: device.free() + ROOM_BYTES)
+    device.size = 400
+    with ThreadPoolExecutor(1) as threads:
+        with made.use("main"):
+            waiting = threads.submit(use, made, "other")
+            assert device.refused.acquire(timeout=10)
+            use(made, "main")  # its end makes no room
+            assert device.refused.acquire(timeout=10)
+            assert states(made) | {"main": "loaded", "other": "loading"} == states(made)
+        waiting.result(timeout=10)
+    assert loaded(made) == {"other"}
+
+
+def test_a_load_that_waits_for_room_can_be_given_up(make: MakeModels, device: FakeDevice) -> None:
+    made = make("cuda")
+    device.size = 400
+
+    def check() -> None:
+        raise WorkCanceled
+
+    with made.use("main"):
+        with pytest.raises(WorkCanceled), made.use("other", check):
+            pass
+        assert states(made)["other"] == "available"
+        assert loaded(made) == {"main"}
+
+
+def test_no_load_waits_for_room_for_ever(make: MakeModels, device: FakeDevice, clock: Clock) -> None:
+    made = make("cuda")
+    device.size = 400
+
+    def check() -> None:
+        clock.now += PATIENCE_SECONDS
+
+    with made.use("main"), pytest.raises(WorkError) as failure, made.use("other", check):
+        pass
+    assert failure.value.reason == "MODEL_UNAVAILABLE"
+    assert "memory" in failure.value.message
+
+
+def test_no_load_waits_for_room_that_will_not_come(make: MakeModels, device: FakeDevice) -> None:
+    made = make("cuda")
+    device.size = 50
+    with pytest.raises(WorkError) as failure:
+        use(made, "other")
+    assert failure.value.reason == "MODEL_UNAVAILABLE"
+    assert states(made)["other"] == "failed"
+    assert loaded(made) == set()
+
+
+def test_a_load_that_runs_out_of_memory_is_tried_again_without_what_is_idle(
+    make: MakeModels, device: FakeDevice
+) -> None:
+    made = make("cuda")
+    device.size = 400
+    use(made, "main", "other")
+    assert device.loaded == ["main", "other"]
+    assert loaded(made) == {"other"}
+
+
+def test_a_load_keeps_nobody_from_other_models(make: MakeModels, device: FakeDevice) -> None:
+    made = make()
+    use(made, "main")
+    device.held["other"] = Event()
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(use, made, "other") for _ in range(2)]
+        assert device.begun.acquire(timeout=10)
+        use(made, "main")
+        assert states(made)["other"] == "loading"
+        assert not any(load.done() for load in waiting)
+        device.held["other"].set()
+        for load in waiting:
+            load.result(timeout=10)
+    assert device.loaded == ["main", "other"]
+
+
+def test_what_is_not_offered_or_cannot_be_loaded_is_unavailable(make: MakeModels) -> None:
+    made = make()
+    for name in ("nowhere", "huge"):
+        with pytest.raises(WorkError) as failure:
+            use(made, name)
+        assert failure.value.reason == "MODEL_UNAVAILABLE"
+    assert states(made)["huge"] == "failed"
+
+
+def test_every_change_is_told_once(tmp_path: Path, device: FakeDevice) -> None:
+    make_folders(tmp_path, SIZES)
+    told: list[str] = []
+
+    def changed() -> None:
+        told.append(states(made)["other"])
+
+    made = Models(EngineSettings("main", tmp_path, tuple(SIZES), model_dir=tmp_path), "cpu", 1, changed)
+    use(made, "other", "other")
+    made.release_idle()
+    assert told == ["loading", "loaded", "available"]

@@ -1,0 +1,143 @@
+"""The queue of windows: who is next, in which company, and what happens to what was taken."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from services.worker.engine.window_queue import Line, WindowQueue
+
+
+@dataclass(frozen=True)
+class Window:
+    name: str
+    shape: str = "any"
+    seconds: float = 30.0
+
+
+def queue(lanes: int = 1, linger: float = 0.0) -> WindowQueue[Window]:
+    return WindowQueue(lanes, linger)
+
+
+def fill(made: WindowQueue[Window], line: Line[Window], *names: str, shape: str = "any", seconds: float = 30.0) -> None:
+    for name in names:
+        made.put(line, Window(name, shape, seconds))
+
+
+def names(made: WindowQueue[Window], most: int) -> list[str]:
+    return [taken.window.name for taken in made.take(lambda shape: most)]
+
+
+def test_jobs_take_turns() -> None:
+    made = queue()
+    long, other = made.open(), made.open()
+    fill(made, long, "a1", "a2", "a3", "a4")
+    fill(made, other, "b1", "b2")
+    assert names(made, 4) == ["a1", "b1", "a2", "b2"]
+    assert names(made, 4) == ["a3", "a4"]
+
+
+def test_a_short_job_that_comes_late_is_in_the_next_batch() -> None:
+    made = queue()
+    long = [made.open() for _ in range(10)]
+    for number, line in enumerate(long):
+        fill(made, line, *(f"{number}.{index}" for index in range(50)))
+    for _ in range(20):
+        names(made, 8)
+    short = made.open()
+    fill(made, short, "short", seconds=10.0)
+    assert "short" in names(made, 8)
+
+
+def test_who_was_idle_has_saved_up_nothing() -> None:
+    made = queue()
+    idle, busy = made.open(), made.open()
+    fill(made, busy, *(f"b{number}" for number in range(8)))
+    names(made, 4)
+    fill(made, idle, *(f"i{number}" for number in range(8)))
+    assert sum(name.startswith("b") for name in names(made, 4)) == 2
+
+
+def test_a_heavier_job_gets_more() -> None:
+    made = queue()
+    heavy, light = made.open(weight=3.0), made.open()
+    fill(made, heavy, *(f"h{number}" for number in range(20)))
+    fill(made, light, *(f"l{number}" for number in range(20)))
+    taken = [name for _ in range(4) for name in names(made, 4)]
+    assert sum(name.startswith("h") for name in taken) == 12
+
+
+def test_a_batch_has_one_shape_and_the_next_one_begins_with_who_was_passed_over() -> None:
+    made = queue()
+    line, other = made.open(), made.open()
+    fill(made, line, "a1", "a2")
+    fill(made, other, "b1", shape="prompted")
+    fill(made, line, "a3")
+    assert names(made, 4) == ["a1", "a2", "a3"]
+    assert names(made, 4) == ["b1"]
+
+
+def test_a_window_of_another_shape_does_not_hold_up_its_own_job() -> None:
+    made = queue()
+    line = made.open()
+    fill(made, line, "a1")
+    fill(made, line, "short", shape="short")
+    fill(made, line, "a2")
+    assert names(made, 4) == ["a1", "a2"]
+    assert names(made, 4) == ["short"]
+
+
+def test_what_is_put_back_is_taken_again_first_and_costs_nothing() -> None:
+    made = queue()
+    line, other = made.open(), made.open()
+    fill(made, line, "a1", "a2", "a3")
+    fill(made, other, "b1", "b2")
+    taken = made.take(lambda shape: 2)
+    made.put_back(taken)
+    assert names(made, 5) == ["a1", "b1", "a2", "b2", "a3"]
+
+
+def test_a_closed_job_is_forgotten_wherever_its_windows_are() -> None:
+    made = queue()
+    line, other = made.open(), made.open()
+    fill(made, line, "a1", "a2")
+    fill(made, other, "b1")
+    taken = made.take(lambda shape: 1)
+    assert [window.name for window in made.close(line)] == ["a2"]
+    assert [window.name for window in made.put_back(taken)] == ["a1"]
+    with pytest.raises(ValueError, match="closed"):
+        fill(made, line, "a3")
+    assert names(made, 4) == ["b1"]
+    assert made.jobs == 1
+
+
+def test_the_last_windows_are_shared_among_the_lanes() -> None:
+    made = queue(lanes=2)
+    line = made.open()
+    fill(made, line, *(f"a{number}" for number in range(6)))
+    assert len(names(made, 8)) == 3
+
+
+def test_a_batch_waits_a_moment_for_windows_that_are_expected() -> None:
+    made = queue(linger=20.0)
+    line = made.open()
+    made.expect(line, 3)
+    fill(made, line, "a1")
+    found: list[str] = []
+    lane = threading.Thread(target=lambda: found.extend(names(made, 8)))
+    lane.start()
+    fill(made, line, "a2", "a3")
+    lane.join(10.0)
+    assert found == ["a1", "a2", "a3"]
+
+
+def test_a_queue_that_was_stopped_gives_nothing() -> None:
+    made = queue()
+    lane = threading.Thread(target=lambda: made.take(lambda shape: 1))
+    lane.start()
+    made.stop()
+    lane.join(10.0)
+    assert not lane.is_alive()
+    assert made.take(lambda shape: 1) == []
