@@ -139,6 +139,8 @@ class Preparation:
                     check()
                     if self._pool is not pool:
                         raise _PoolReplacedError from None
+                    if not pool.active:  # it may have broken before it knew of the task
+                        raise BrokenProcessPool("the pool is broken") from None
         finally:
             task.cancel()  # type: ignore[no-untyped-call]
 
