@@ -86,7 +86,7 @@ def engine(losses: Losses) -> Iterator[Callable[[Path], str]]:
     with tempfile.TemporaryDirectory(dir=scratch_root()) as scratch:
         preparation = Preparation(2, Path(scratch, "spool"))
         lanes.start()
-        tools = Tools(models, Diarizer(settings, "cpu", lambda: None), preparation, lanes, "demo")
+        tools = Tools(models, Diarizer(settings, "cpu", lambda: None), preparation, lanes, cast("Any", None), "demo")
         try:
             yield lambda path: _text(path, tools)
         finally:

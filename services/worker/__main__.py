@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import ssl
 import stat
 import sys
@@ -277,16 +278,15 @@ def _engine(
     settings: WorkerSettings, folder: Path, gpus: Sequence[Gpu], berths: Sequence[int], make_engine: MakeEngine
 ) -> Engine:
     spools = folder / "spool"
+    shutil.rmtree(spools, ignore_errors=True)  # of engines that there are no longer, too
     engines = [
-        make_engine(_engine_settings(settings, slots, number, gpus[number].uuid if gpus else "", spools / str(number)))
+        make_engine(_engine_settings(settings, slots, gpus[number].uuid if gpus else "", spools / str(number)))
         for number, slots in enumerate(berths)
     ]
     return engines[0] if len(engines) == 1 else Fleet(list(zip(engines, berths, strict=True)))
 
 
-def _engine_settings(
-    settings: WorkerSettings, slots: int, device_index: int, gpu: str, spool_dir: Path
-) -> EngineSettings:
+def _engine_settings(settings: WorkerSettings, slots: int, gpu: str, spool_dir: Path) -> EngineSettings:
     return EngineSettings(
         default_model=settings.worker_model,
         bundled_dir=BUNDLED,
@@ -300,7 +300,6 @@ def _engine_settings(
         hf_token=settings.hf_token.get_secret_value(),
         spool_dir=spool_dir,
         log_dir=settings.log_dir,
-        device_index=device_index,
         gpu=gpu,
     )
 

@@ -125,6 +125,23 @@ def test_a_bad_text_is_searched_again_in_another_way_and_the_best_is_taken(made:
     assert searched == [(0, 0), (1, 0), (2, 0), (1, 1)]
 
 
+def test_words_that_cannot_be_timed_cost_only_themselves(
+    made: Callable[..., Lanes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = made(lambda requests: [Try((one.index,), f" {one.index}", -0.1, 0.0) for one in requests])
+    timed = decoding.timed
+
+    def broken(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:
+        if any(one.index == 1 and one.words for one in requests):
+            raise IndexError("arrays used as indices must be of integer type")
+        return timed(requests, texts)
+
+    monkeypatch.setattr(decoding, "timed", broken)
+    requests = put(running, 3)
+    running.start()
+    assert [text(one.done) for one in requests] == [" 0", " 1", " 2"]
+
+
 def test_where_no_search_helps_the_searching_ends(made: Callable[..., Lanes]) -> None:
     running = made(lambda requests: [LOOP for _ in requests])
     (only,) = put(running, 1)
@@ -234,7 +251,7 @@ def test_a_context_that_is_lost_asks_for_another_process_and_the_windows_go_back
     requests = put(running, 4)
     running.start()
     assert [text(one.done) for one in requests] == [GOOD.text] * 4
-    assert [size for _, size in memory.replaced] == [2]
+    assert [size for _, size in memory.replaced] == [0]  # it was not the batch's size
 
 
 def test_memory_that_runs_out_beside_the_device_costs_no_window(

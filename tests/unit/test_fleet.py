@@ -233,7 +233,7 @@ def test_slots_are_shared_out_among_the_gpus(jobs: str, gpus: list[Gpu], expecte
     assert _berths(settings, gpus) == expected
 
 
-def test_each_gpu_gets_an_engine_that_is_told_which_it_is() -> None:
+def test_each_gpu_gets_an_engine_that_is_told_which_it_is(tmp_path: Path) -> None:
     told: list[EngineSettings] = []
 
     def make(settings: EngineSettings) -> FakeEngine:
@@ -241,8 +241,9 @@ def test_each_gpu_gets_an_engine_that_is_told_which_it_is() -> None:
         return FakeEngine()
 
     settings = WorkerSettings(worker_token="a-token")  # type: ignore[arg-type]
-    assert isinstance(_engine(settings, [H100, RTX], [3, 2], make), Fleet)
-    assert [(one.device_index, one.gpu, one.slots) for one in told] == [(0, "GPU-1", 3), (1, "GPU-2", 2)]
-    assert isinstance(_engine(settings, [H100], [3], make), FakeEngine)
-    assert isinstance(_engine(settings, [], [1], make), FakeEngine)
+    assert isinstance(_engine(settings, tmp_path, [H100, RTX], [3, 2], make), Fleet)
+    assert [(one.gpu, one.slots) for one in told] == [("GPU-1", 3), ("GPU-2", 2)]
+    assert len({one.spool_dir for one in told}) == 2
+    assert isinstance(_engine(settings, tmp_path, [H100], [3], make), FakeEngine)
+    assert isinstance(_engine(settings, tmp_path, [], [1], make), FakeEngine)
     assert told[-1].gpu == ""

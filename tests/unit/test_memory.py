@@ -199,7 +199,11 @@ def test_a_limit_halves_down_to_one() -> None:
 
 def test_of_lanes_that_fail_together_one_halves() -> None:
     limit = BatchLimit(16)
-    assert (limit.halve(16), limit.halve(16), limit.halve(5), limit.halve(16)) == (8, 8, 2, 2)
+    assert (limit.halve(16), limit.halve(16), limit.halve(16)) == (8, 8, 8)
+
+
+def test_a_small_batch_that_fails_beside_a_large_one_does_not_cost_all_that_there_is() -> None:
+    assert BatchLimit(32).halve(3) == 16
 
 
 def test_lanes_that_fail_together_are_one_failure() -> None:

@@ -47,7 +47,7 @@ def make(tmp_path: Path, device: FakeDevice, clock: Clock) -> MakeModels:
     make_folders(tmp_path, SIZES)
 
     def made(kind: str = "cpu", free: Callable[[], int | None] = lambda: None, **given: object) -> Models:
-        settings = EngineSettings("main", tmp_path, tuple(SIZES), model_dir=tmp_path, device_index=3)
+        settings = EngineSettings("main", tmp_path, tuple(SIZES), model_dir=tmp_path)
         return Models(settings, kind, 1, lambda: None, free_bytes=free, clock=clock, **given)  # type: ignore[arg-type]
 
     return made
@@ -77,7 +77,7 @@ def test_a_model_is_loaded_when_it_is_first_used_and_kept(make: MakeModels, devi
     use(made, "main")
     assert device.loaded == ["main"]
     (given,) = device.given
-    assert (given["device_index"], given["num_workers"]) == (3, 2)
+    assert given["num_workers"] == 2
 
 
 def test_one_that_nobody_uses_for_long_goes_and_what_is_known_of_it_stays(

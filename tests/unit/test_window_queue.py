@@ -99,6 +99,25 @@ def test_what_is_put_back_is_taken_again_first_and_costs_nothing() -> None:
     assert names(made, 5) == ["a1", "b1", "a2", "b2", "a3"]
 
 
+def test_what_is_put_back_one_by_one_and_by_several_lanes_keeps_its_order() -> None:
+    made = queue()
+    line = made.open()
+    fill(made, line, *(f"a{number}" for number in range(6)))
+    first, second = made.take(lambda shape: 2), made.take(lambda shape: 2)
+    for taken in (*first, *second):
+        made.put_back([taken])
+    assert names(made, 6) == [f"a{number}" for number in range(6)]
+
+
+def test_time_that_was_spent_counts_though_the_window_comes_back() -> None:
+    made = queue()
+    spender, other = made.open(), made.open()
+    fill(made, spender, "s1", "s2")
+    fill(made, other, "o1")
+    made.put_back(made.take(lambda shape: 1), spent=True)
+    assert names(made, 1) == ["o1"]
+
+
 def test_a_closed_job_is_forgotten_wherever_its_windows_are() -> None:
     made = queue()
     line, other = made.open(), made.open()

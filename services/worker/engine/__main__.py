@@ -40,12 +40,15 @@ def main() -> None:
     from services.worker.engine.child import serve  # the libraries read those switches when they are imported
 
     with socket.socket(fileno=fd) as pipe:
-        serve(cast("BinaryIO", pipe.makefile("rwb")), _configure_logs)
+        serve(cast("BinaryIO", pipe.makefile("rwb")), _configure)
     # Threads in the middle of a batch would keep the process alive.
     os._exit(0)
 
 
-def _configure_logs(settings: EngineSettings) -> None:
+def _configure(settings: EngineSettings) -> None:
+    """Before any library looks for a GPU: this process sees its own one only."""
+    if settings.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu  # noqa: TID251 - for libraries, which read it nowhere else
     configure_logs("engine", settings.log_dir, [settings.hf_token])
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -81,7 +82,7 @@ class EngineChild:
         self._diarizer = Diarizer(settings, self._device, self._tell)
         self._lanes = Lanes(lanes, self._device, self._batch_limit, self, _exit_on_fault)
         self._preparation = Preparation(default_processes(), _spool(settings))
-        self._tools = Tools(self._models, self._diarizer, self._preparation, self._lanes, settings.default_model)
+        self._tools = Tools(self._models, self._diarizer, self._preparation, self._lanes, self, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -134,6 +135,10 @@ class EngineChild:
     # --- what the lanes ask for when memory is short
 
     def release(self) -> bool:
+        """Torch keeps what it freed, of which CTranslate2 can take nothing."""
+        torch = sys.modules.get("torch")
+        if self._device == "cuda" and torch is not None:
+            torch.cuda.empty_cache()
         return bool(self._models.release_idle())
 
     def replace_process(self, reason: str, batch_size: int) -> None:

@@ -100,7 +100,10 @@ class Voice:
         prompt: list[int] = self.model.whisper.get_prompt(
             self.tokenizer, before, without_timestamps=True, hotwords=hotwords
         )
-        return prompt
+        # What goes before is cut where it would leave the text too little room.
+        start = prompt.index(self.tokenizer.sot)
+        room = self.model.whisper.max_length - MOST_TOKENS - (len(prompt) - start)
+        return prompt if start <= room else [prompt[0], *prompt[start - room + 1 :]]
 
 
 @dataclass(slots=True, eq=False)

@@ -170,7 +170,7 @@ def _load(name: str, settings: EngineSettings, device: str) -> Any:
         pipeline = Pipeline.from_pretrained(name, token=settings.hf_token or None)
         if pipeline is None:
             raise RuntimeError("the hub does not give it out")
-    return pipeline.to(torch.device(f"cuda:{settings.device_index}" if device == "cuda" else device))
+    return pipeline.to(torch.device(device))
 
 
 def _demo_pipeline(folder: Path) -> Any:

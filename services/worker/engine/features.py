@@ -54,14 +54,16 @@ class TorchFeatures:
         import torch
 
         hop = self._extractor.hop_length
-        waveform = torch.nn.functional.pad(torch.from_numpy(samples).to(self._device), (0, hop))
+        count = (len(samples) + hop) // hop - 1
+        missing = max(hop, self._extractor.n_fft - len(samples))  # fewer cannot be mirrored at the ends
+        waveform = torch.nn.functional.pad(torch.from_numpy(samples).to(self._device), (0, missing))
         spectrum = torch.stft(
             waveform, self._extractor.n_fft, hop, window=self._window, center=True, return_complex=True
         )
         power = spectrum[..., :-1].abs() ** 2
         logarithm = torch.log10(torch.clamp(self._filters @ power, min=1e-10))
         scaled = (torch.maximum(logarithm, logarithm.max() - 8.0) + 4.0) / 4.0
-        frames = scaled[..., :-1][..., : self._extractor.nb_max_frames]
+        frames = scaled[..., : min(count, self._extractor.nb_max_frames)]
         return torch.nn.functional.pad(frames, (0, self._extractor.nb_max_frames - frames.shape[-1]))
 
     @staticmethod

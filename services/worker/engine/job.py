@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, ExitStack
+from concurrent import futures
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 
+import ctranslate2
 import structlog
 
 from services.worker.engine.decoding import (
@@ -19,9 +20,10 @@ from services.worker.engine.decoding import (
     settle_language,
 )
 from services.worker.engine.diarization import Diarizer
-from services.worker.engine.lanes import JobLine, Lanes
+from services.worker.engine.lanes import JobLine, Lanes, Memory
+from services.worker.engine.memory import is_out_of_memory, needs_new_process
 from services.worker.engine.models import LoadedModel, Models
-from services.worker.engine.preparation import Preparation
+from services.worker.engine.preparation import Preparation, is_small
 from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.progress import SpeechProgress
@@ -56,6 +58,9 @@ _NO_WORD_TIMES = (
 _LOOK_SECONDS = 0.1
 """How often a job that waits for the device looks whether it was canceled."""
 
+IN_HAND_SECONDS = 60.0
+"""How long a job that ends early waits for its windows that are on the device."""
+
 # The language is heard from one chunk of speech; two neighbors always hold that much, or they would be one window.
 _HEARD_WINDOWS = 2
 
@@ -68,16 +73,21 @@ class Tools:
     diarizer: Diarizer
     preparation: Preparation
     lanes: Lanes
+    memory: Memory
     default_model: str
 
 
 def run_job(work: Work, tools: Tools, report: Callable[[Report], None], is_canceled: Callable[[], bool]) -> None:
-    """Reports everything about ``work``, at last exactly one outcome; raises nothing."""
+    """Reports everything about ``work``, at last exactly one outcome, or none where the process is to be replaced; raises
+    nothing."""
     with structlog.contextvars.bound_contextvars(job_id=work.key.job_id, attempt=work.key.attempt):
-        report(_outcome(_Job(work, tools, report, is_canceled)))
+        outcome = _outcome(_Job(work, tools, report, is_canceled), tools.memory)
+        if outcome is not None:
+            report(outcome)
 
 
-def _outcome(job: _Job) -> Outcome:
+def _outcome(job: _Job, memory: Memory) -> Outcome | None:
+    """None where the process is to be replaced: the job goes on in the next one."""
     try:
         return job.run()
     except WorkCanceled:
@@ -86,6 +96,9 @@ def _outcome(job: _Job) -> Outcome:
         log.warning("job_failed", reason=error.reason, message=error.message)
         return Failed(error.reason, error.message)
     except Exception as error:
+        if needs_new_process(error) or is_out_of_memory(error):
+            memory.replace_process(str(error), 0)
+            return None
         # A fault in one job must not take the others down; the log has the whole of it.
         log.exception("job_failed", reason="ENGINE_FAILED")
         return Failed("ENGINE_FAILED", f"The engine met an unexpected {type(error).__name__}. Check the worker's log.")
@@ -120,7 +133,7 @@ class _Job:
             raise WorkError("MODEL_UNAVAILABLE", _NO_WORD_TIMES.format(name=model.name))
         self._report(StageChanged("preparing"))
         with ExitStack() as held:
-            with self._tools.lanes.queue.coming():
+            with self._tools.lanes.queue.coming() if is_small(self._work.audio_path) else nullcontext():
                 recording = held.enter_context(self._prepared(model))
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
@@ -162,6 +175,9 @@ class _Job:
         return {
             "model": model.revision,
             "compute_type": model.compute_type,
+            "device": model.device,
+            "ctranslate2": ctranslate2.__version__,
+            "vad": options.vad,
             "searches": [asdict(search) for search in SEARCHES],
             "language": options.language,
             "initial_prompt": options.initial_prompt,
@@ -202,16 +218,19 @@ class _Job:
         windows = recording.windows
         progress = SpeechProgress(windows, finished, time.monotonic)
         missing = deque(window for window in windows if window.index not in finished)
-        with self._tools.lanes.line(model) as line:
+        with ExitStack() as held:
+            line = held.enter_context(self._tools.lanes.line(model))
             decoding = _Decoding(
                 self._work.key, Voice(model, language, self._options), line, recording, self._is_canceled
             )
+            held.callback(decoding.leave)
             waiting: deque[tuple[SpeechWindow, Request]] = deque()
             while missing or waiting:
                 while missing and not self._is_canceled() and len(waiting) < self._tools.lanes.ahead(model):
                     line.expect(min(len(missing), self._tools.lanes.ahead(model) - len(waiting)))
                     window = missing.popleft()
                     waiting.append((window, decoding.begin(window)))
+                line.expect(0)
                 if not waiting:
                     raise WorkCanceled
                 window, request = waiting.popleft()
@@ -246,11 +265,18 @@ class _Decoding:
         self._line = line
         self._recording = recording
         self._is_canceled = is_canceled
+        self._begun: set[Request] = set()
+
+    def leave(self) -> None:
+        """What waits in line is forgotten; what a lane has in hand uses the model, and is waited for."""
+        self._line.close()
+        futures.wait([request.done for request in self._begun if not request.done.done()], IN_HAND_SECONDS)
 
     def begin(self, window: SpeechWindow, part: bool = False) -> Request:
         features = self._voice.features.of(self._recording.cut_out(window))
         words = self._voice.model.times_words
         request = Request(self._key, window.index, self._voice, features, window.seconds, words, part)
+        self._begun.add(request)
         self._line.put(request)
         return request
 
@@ -278,8 +304,10 @@ class _Decoding:
         the next attempt's first."""
         while True:
             try:
-                return request.done.result(_LOOK_SECONDS)
-            except CancelledError as canceled:
+                found = request.done.result(_LOOK_SECONDS)
+                self._begun.discard(request)
+                return found
+            except futures.CancelledError as canceled:
                 raise WorkCanceled from canceled
             except TimeoutError:
                 if self._is_canceled():

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -21,7 +22,7 @@ from services.worker.engine.memory import BatchLimit, is_out_of_memory, needs_ne
 from services.worker.engine.models import LoadedModel
 from services.worker.engine.window_queue import Line, Taken, WindowQueue
 from services.worker.pipeline.quality import Try, Verdict, best, judge
-from services.worker.work import AttemptKey
+from services.worker.work import AttemptKey, Segment
 
 log = structlog.get_logger()
 
@@ -107,7 +108,7 @@ class Lanes:
     def line(self, model: LoadedModel) -> Iterator[JobLine]:
         """A job's place in the queue; what it still has there when it is left is forgotten."""
         if model.name not in self._limits:
-            self._limits[model.name] = self._limit_of(model)
+            self._limits.setdefault(model.name, self._limit_of(model))
         line = JobLine(self.queue, self.queue.open())
         try:
             yield line
@@ -139,7 +140,7 @@ class Lanes:
         else:
             self._limits[requests[0].voice.model.name].succeeded(len(requests))
             _log_decoded(requests)
-            self._beside.submit(self._judge, batch, tries)
+            self._beside.submit(self._judge, batch, tries).add_done_callback(self._on_end)
 
     def _failed(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
         """One window that cannot be decoded takes no other along."""
@@ -162,11 +163,11 @@ class Lanes:
                 if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
                     request.search += 1
                     unfinished.remove(taken)
-                    _cancel(self.queue.put_back([taken]))
+                    _cancel(self.queue.put_back([taken], spent=True))
                 else:
                     chosen.append(request)
             texts = [best(request.tries) for request in chosen]
-            for request, segments in zip(chosen, decoding.timed(chosen, texts), strict=True):
+            for request, segments in zip(chosen, _timed(chosen, texts), strict=True):
                 request.encoded = None
                 request.done.set_result(segments)
         except Exception as error:  # a fault here must not leave jobs waiting
@@ -182,19 +183,35 @@ class Lanes:
         """The windows go back to where they came from, smaller batches are taken from now on, and where that cannot help
         the process is replaced, which costs nobody anything."""
         limit = self._limits[batch[0].window.voice.model.name]
-        size = limit.halve(len(batch))
+        size = limit.size if needs_new_process(error) else limit.halve(len(batch))
         log.warning("memory_short", windows=len(batch), batch_size=size, error=str(error))
         for taken in batch:
             taken.window.begin_anew()
-        if needs_new_process(error):
-            self._memory.replace_process(str(error), size)
-        elif not self._memory.release() and len(batch) == 1:
-            self._memory.replace_process(f"no memory for a single window: {error}", size)
-        _cancel(self.queue.put_back(batch))
+        try:
+            if needs_new_process(error):
+                self._memory.replace_process(str(error), 0)
+            elif not self._memory.release() and len(batch) == size == 1:
+                self._memory.replace_process(f"no memory for a single window: {error}", size)
+        finally:
+            _cancel(self.queue.put_back(batch))
+
+
+def _timed(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:
+    """A text whose words cannot be timed takes no other along, and goes without them itself."""
+    try:
+        return decoding.timed(requests, texts)
+    except Exception as error:
+        if needs_new_process(error) or is_out_of_memory(error):
+            raise
+        if len(requests) > 1:
+            return [_timed([request], [text])[0] for request, text in zip(requests, texts, strict=True)]
+        log.exception("words_not_timed", job_id=requests[0].key.job_id, window=requests[0].index)
+        return decoding.timed([replace(requests[0], words=False)], texts)
 
 
 def _cancel(requests: Iterable[Request]) -> None:
     for request in requests:
+        request.encoded = None
         request.done.cancel()
 
 

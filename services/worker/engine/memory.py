@@ -308,11 +308,10 @@ class BatchLimit:
         Of several threads that fail at the same size together only one halves it.
         """
         with self._lock:
-            failed = self._size if tried is None else tried
             self._good = 0
-            if failed <= self._size:
-                self._failures[failed] = self._failures.get(failed, 0) + 1
-                self._size = max(1, failed // 2)
+            if tried is None or tried <= self._size:
+                self._failures[self._size] = self._failures.get(self._size, 0) + 1
+                self._size = max(1, self._size // 2)
             return self._size
 
     def succeeded(self, windows: int) -> None:

@@ -5,7 +5,6 @@ Invariant: a model that is in use is never unloaded.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 import time
@@ -229,19 +228,18 @@ class Models:
         weights = weights_of(file, shape, self._settings.compute_type)
         whisper = self._placed(name, folder, weights, check)
         revision = folder.name if source.repository else content_hash(file)
-        device = f"cuda:{self._settings.device_index}" if self._device == "cuda" else self._device
         compute_type, languages = whisper.model.compute_type, _languages(whisper)
         return LoadedModel(
             name,
             revision,
             compute_type,
             languages,
-            device,
+            self._device,
             whisper,
             shape,
             weights,
             self._lanes,
-            times_words="alignment_heads" in json.loads((folder / "config.json").read_text(encoding="utf-8")),
+            times_words='"alignment_heads"' in (folder / "config.json").read_text(encoding="utf-8"),
         )
 
     def _placed(self, name: str, folder: Path, weights: int, check: Callable[[], None]) -> WhisperModel:
@@ -284,7 +282,6 @@ class Models:
         whisper = WhisperModel(
             str(folder),
             device=self._device,
-            device_index=self._settings.device_index,
             compute_type=self._settings.compute_type or "default",
             cpu_threads=self._threads,
             num_workers=self._lanes,

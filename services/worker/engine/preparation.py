@@ -14,8 +14,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -51,6 +51,11 @@ def default_processes() -> int:
     return max(FEWEST_PROCESSES, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2))
 
 
+def is_small(source: Path) -> bool:
+    """One that is not there counts as small: to say so takes no time."""
+    return not source.exists() or source.stat().st_size <= SMALL_BYTES
+
+
 class Preparation:
     """At least two ``processes``. ``folder`` is for the recordings' sound while they are decoded, 115 MB an hour; what is
     in it is removed."""
@@ -61,6 +66,7 @@ class Preparation:
         self._folder = folder
         self._processes = processes
         self._large = threading.Semaphore(processes - 1)
+        self._free = threading.Semaphore(processes)
         self._pool = self._new_pool()
         self._renewing = threading.Lock()
 
@@ -111,16 +117,32 @@ class Preparation:
 
     @contextmanager
     def _turn(self, source: Path, check: Callable[[], None]) -> Iterator[None]:
-        """Large recordings are fewer at once than there are processes."""
-        if not source.exists() or source.stat().st_size <= SMALL_BYTES:
+        """No more at once than there are processes, so that what is canceled is not begun later; large ones are fewer."""
+        with ExitStack() as held:
+            for turn in (self._free,) if is_small(source) else (self._large, self._free):
+                while not turn.acquire(timeout=LOOK_SECONDS):
+                    check()
+                held.callback(turn.release)
             yield
-            return
-        while not self._large.acquire(timeout=LOOK_SECONDS):
-            check()
+
+    def _result(
+        self, pool: ProcessPool, arguments: tuple[Path, Path, bool, float], check: Callable[[], None]
+    ) -> PreparedRecording:
+        task: ProcessFuture[PreparedRecording] = _scheduled(pool, arguments)
         try:
-            yield
+            while True:
+                try:
+                    return task.result(LOOK_SECONDS)
+                except TimeoutError:
+                    if task.done():  # then it may be its own error
+                        return task.result()
+                    check()
+                    if self._pool is not pool:
+                        raise _PoolReplacedError from None
+                    if not pool.active:  # it may have broken before it knew of the task
+                        raise BrokenProcessPool("the pool is broken") from None
         finally:
-            self._large.release()
+            task.cancel()  # type: ignore[no-untyped-call]
 
     def _prepare(
         self,
@@ -135,14 +157,17 @@ class Preparation:
         while True:
             pool = self._pool
             try:
-                return _result(pool.schedule(_prepare, (source, spool, vad, max_seconds)), check)
-            except (ProcessExpired, RuntimeError) as error:  # of a pool that is broken
+                spool.touch()
+                return self._result(pool, (source, spool, vad, max_seconds), check)
+            except _PoolReplacedError:
+                continue
+            except (ProcessExpired, BrokenProcessPool) as error:
                 deaths += 1
                 log.warning("preparation_died", deaths=deaths, error=str(error))
+                if isinstance(error, BrokenProcessPool):
+                    self._renew(pool)
                 if deaths == DEATHS_ALLOWED:
                     raise WorkError("AUDIO_INVALID", _CRASHED) from error
-                if not isinstance(error, ProcessExpired):
-                    self._renew(pool)
             except OSError as error:
                 spool.unlink(missing_ok=True)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -153,30 +178,26 @@ class Preparation:
                 fulls += 1
 
 
+class _PoolReplacedError(Exception):
+    """Another job found the pool broken; what was asked of it will never be answered."""
+
+
 _CRASHED = (
     "The decoder crashed on this recording, again and again. It is damaged, or of a kind the decoder cannot bear: convert it to WAV or"
     " FLAC, and upload that."
 )
 
 
+def _scheduled(pool: ProcessPool, arguments: tuple[Path, Path, bool, float]) -> ProcessFuture[PreparedRecording]:
+    try:
+        return pool.schedule(_prepare, arguments)
+    except RuntimeError as error:  # how it says that it is broken, or was stopped
+        raise BrokenProcessPool(str(error)) from error
+
+
 def _end(pool: ProcessPool) -> None:
     pool.stop()  # type: ignore[no-untyped-call]
     pool.join()
-
-
-def _result(task: ProcessFuture[PreparedRecording], check: Callable[[], None]) -> PreparedRecording:
-    try:
-        while True:
-            try:
-                found: PreparedRecording = task.result(LOOK_SECONDS)
-            except TimeoutError:
-                check()
-            else:
-                return found
-    except CancelledError as error:
-        raise WorkError("ENGINE_FAILED", "The engine stopped while the recording was prepared.") from error
-    finally:
-        task.cancel()  # type: ignore[no-untyped-call]
 
 
 def _pause(seconds: float, check: Callable[[], None]) -> None:
@@ -202,4 +223,6 @@ def _warm_up() -> None:
 
 
 def _prepare(source: Path, spool: Path, vad: bool, max_seconds: float) -> PreparedRecording:
+    if not spool.exists():  # it was canceled meanwhile, and nothing may be left of it
+        raise WorkError("ENGINE_FAILED", "The preparation was canceled.")
     return prepare.prepare(source, spool, vad=vad, max_seconds=max_seconds)

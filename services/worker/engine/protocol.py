@@ -18,7 +18,7 @@ class EngineSettings:
     - models: names that jobs may ask for besides (``WORKER_MODELS``); empty means all that ``catalog`` knows.
     - model_dir: folder of model folders (``WORKER_MODEL_DIR``); bundled_dir: where the demo models lie.
     - device: "auto", "cpu" or "cuda"; compute_type: CTranslate2's, "" for the one the model was saved with.
-    - device_index: which GPU, as CUDA counts those it may use; gpu: its UUID, for the driver's own tool, "" where unknown.
+    - gpu: the UUID of the only GPU that this child may use, "" for the first that there is.
     - batch_size: windows decoded at once; 0 means 8 on a CPU, 16 on a GPU (more gains little at beam 5 in 16 GB).
     - slots: jobs at once; cpu_threads: per job, 0 means the cores shared among the slots.
     - diarization_model: "auto", "demo", "none", a hub name or a folder (``WORKER_DIARIZATION_MODEL``).
@@ -40,7 +40,6 @@ class EngineSettings:
     hf_token: str = field(default="", repr=False)
     spool_dir: Path | None = None
     log_dir: Path | None = None
-    device_index: int = 0
     gpu: str = ""
 
 

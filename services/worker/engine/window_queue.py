@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -113,16 +114,19 @@ class WindowQueue(Generic[W]):
             line.expected = max(0, line.expected - 1)
             self._changed.notify_all()
 
-    def put_back(self, taken: Iterable[Taken[W]]) -> list[W]:
-        """Where they were taken from, as if they had not been. Returns those whose line was closed meanwhile."""
+    def put_back(self, taken: Iterable[Taken[W]], *, spent: bool = False) -> list[W]:
+        """At the places that they were taken from; ``spent``: the device's time was. Returns those whose line was closed
+        meanwhile."""
         dropped = []
         with self._changed:
-            for one in sorted(taken, key=lambda one: one.place, reverse=True):
+            for one in taken:
                 if one.line.closed:
                     dropped.append(one.window)
                     continue
-                one.line.clock -= one.window.seconds / one.line.weight
-                one.line.windows.setdefault(one.window.shape, deque()).appendleft((one.place, one.window))
+                if not spent:
+                    one.line.clock -= one.window.seconds / one.line.weight
+                # places are unique, so windows themselves are never compared
+                insort(one.line.windows.setdefault(one.window.shape, deque()), (one.place, one.window))
             self._changed.notify_all()
         return dropped
 

@@ -47,4 +47,6 @@ class PreparedRecording:
             for span in spans:
                 file.seek(span.start * BYTES_PER_SAMPLE)
                 found += file.read(span.length * BYTES_PER_SAMPLE)
-        return np.frombuffer(found, "<i2").astype(np.float32) / np.float32(32768.0)
+        samples = np.frombuffer(found, "<i2").astype(np.float32)
+        samples /= np.float32(32768.0)  # in place: it may be hours
+        return samples
