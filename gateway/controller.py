@@ -141,17 +141,24 @@ class Controller:
         With ``take_over``, another stream that writes it ends for this one.
         """
         call = self._uploads.WriteUpload(metadata=self._metadata)
-        stream = UploadStream(call, partial(self._ask_why, owner, upload_id))
+        stream = UploadStream(call, offset, partial(self._ask_why, owner, upload_id))
         try:
             await stream.send(_header(owner, upload_id, offset, take_over))
             yield stream
         finally:
             call.cancel()
 
-    async def _ask_why(self, owner: str, upload_id: str, last: uploads_pb2.WriteUploadRequest) -> ServiceError:
+    async def _ask_why(
+        self, owner: str, upload_id: str, last: uploads_pb2.WriteUploadRequest, begins_at: int
+    ) -> ServiceError:
         """A stream that the other side ends in the middle of a write ends here without its reason: grpc.aio takes its own
-        failed write for it. So the last message is sent once more, with nothing behind it."""
+        failed write for it. So the last message is sent once more, with nothing behind it; where bytes before it were lost
+        on the way, an empty one in its place, since its own would come to lie where they belong."""
         upload = await self.get_upload(owner, upload_id, settle=True)
+        if upload.committed_bytes != begins_at:
+            if upload.committed_bytes == upload.size_bytes:
+                return ServiceError(UNREACHABLE)
+            last = uploads_pb2.WriteUploadRequest(data=b"")
         call = self._uploads.WriteUpload(metadata=self._metadata)
         try:
             await call.write(_header(owner, upload_id, upload.committed_bytes, take_over=True))
@@ -205,10 +212,16 @@ class UploadStream:
     A task that is canceled in a `write` may still `end` the stream: what it had taken is handed on.
     """
 
-    def __init__(self, call: Any, ask_why: Callable[[uploads_pb2.WriteUploadRequest], Awaitable[ServiceError]]) -> None:
+    def __init__(
+        self,
+        call: Any,
+        offset: int,
+        ask_why: Callable[[uploads_pb2.WriteUploadRequest, int], Awaitable[ServiceError]],
+    ) -> None:
         self._call = call
         self._ask_why = ask_why
         self._last = uploads_pb2.WriteUploadRequest()
+        self._last_begins_at = offset
         self._writing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
@@ -232,6 +245,7 @@ class UploadStream:
         return response.upload
 
     async def send(self, message: uploads_pb2.WriteUploadRequest) -> None:
+        self._last_begins_at += len(self._last.data)
         self._last = message
         self._writing = asyncio.ensure_future(self._call.write(message))
         self._writing.add_done_callback(_heard)
@@ -247,7 +261,7 @@ class UploadStream:
             await _within(CALL_SECONDS, self._call)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata():
-                return await self._ask_why(self._last)
+                return await self._ask_why(self._last, self._last_begins_at)
             return understood(error)
         except ServiceError as error:
             return error
