@@ -156,7 +156,7 @@ class Controller:
         on the way, an empty one in its place, since its own would come to lie where they belong."""
         upload = await self.get_upload(owner, upload_id, settle=True)
         if upload.committed_bytes != begins_at:
-            if upload.committed_bytes == upload.size_bytes:
+            if 0 < upload.size_bytes == upload.committed_bytes:
                 return ServiceError(UNREACHABLE)
             last = uploads_pb2.WriteUploadRequest(data=b"")
         call = self._uploads.WriteUpload(metadata=self._metadata)

@@ -139,7 +139,6 @@ class Lanes:
             self._failed(batch, error)
         else:
             self._limits[requests[0].voice.model.name].succeeded(len(requests))
-            _log_decoded(requests)
             self._beside.submit(self._judge, batch, tries).add_done_callback(self._on_end)
 
     def _failed(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
@@ -162,12 +161,15 @@ class Lanes:
                 request.tries.append(tried)
                 if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
                     request.search += 1
+                    log.info("window_searched_again", job_id=request.key.job_id, window=request.index)
                     unfinished.remove(taken)
                     _cancel(self.queue.put_back([taken], spent=True))
                 else:
                     chosen.append(request)
             texts = [best(request.tries) for request in chosen]
-            for request, segments in zip(chosen, _timed(chosen, texts), strict=True):
+            timed = _timed(chosen, texts)
+            _log_decoded(chosen, len(batch))
+            for request, segments in zip(chosen, timed, strict=True):
                 request.encoded = None
                 request.done.set_result(segments)
         except Exception as error:  # a fault here must not leave jobs waiting
@@ -215,13 +217,12 @@ def _cancel(requests: Iterable[Request]) -> None:
         request.done.cancel()
 
 
-def _log_decoded(requests: Sequence[Request]) -> None:
-    """A line for each attempt in the batch: from these what another attempt decoded again can be counted."""
-    for again in (False, True):
-        indexes: defaultdict[AttemptKey, list[int]] = defaultdict(list)
-        for request in requests:
-            if again is (request.search > 0 or request.part):
-                indexes[request.key].append(request.index)
-        event = "windows_searched_again" if again else "windows_decoded"
-        for key, windows in indexes.items():
-            log.info(event, job_id=key.job_id, attempt=key.attempt, windows=windows, batch=len(requests))
+def _log_decoded(requests: Sequence[Request], batch: int) -> None:
+    """A line for each attempt, once its windows are about to be told: from these what another attempt decoded again can be
+    counted. ``batch``: windows that were decoded together."""
+    indexes: defaultdict[AttemptKey, list[int]] = defaultdict(list)
+    for request in requests:
+        if not request.part:
+            indexes[request.key].append(request.index)
+    for key, windows in indexes.items():
+        log.info("windows_decoded", job_id=key.job_id, attempt=key.attempt, windows=windows, batch=batch)
