@@ -69,6 +69,10 @@ class Alone:
             texts[window.recording] += "".join(segment.text for segment in segments)
         return seconds, texts
 
+    def close(self) -> None:
+        """Ends its threads, which a process that ends would wait for."""
+        self._lanes.stop()
+
     def _request(self, voice: Voice, window: Ready) -> Request:
         features = window.features if voice.model.device == "cpu" else voice.features.of(window.samples)
         seconds = len(window.samples) / SAMPLE_RATE

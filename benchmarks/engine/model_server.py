@@ -107,6 +107,10 @@ class Server:
             return {"error": str(error)}
         return {"seconds": seconds, "texts": texts} | self._counts()
 
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
     def _counts(self) -> dict[str, int]:
         counted = self._counted
         return {"windows": counted.windows, "batches": counted.batches, "tokens": counted.tokens}
@@ -207,6 +211,7 @@ def main() -> None:
     print(json.dumps({"loaded": str(given.model)}), flush=True)
     for line in sys.stdin:
         print(json.dumps(server.answer(json.loads(line))), flush=True)
+    server.close()
 
 
 if __name__ == "__main__":

@@ -59,4 +59,5 @@ def test_windows_and_tokens_are_counted_alike_by_all_stock_arms(folder: Path) ->
         assert answer["tokens"] == sum(len(text.split()) for text in answer["texts"].values())
         assert answer["windows"] == 2
     alone = server.answer({"arm": "alone", "files": files, "batch_size": 0})
+    server.close()
     assert (alone["texts"], alone["windows"]) == (answers["batched"]["texts"], 2)
