@@ -19,8 +19,8 @@ class EngineSettings:
     - model_dir: folder of model folders (``WORKER_MODEL_DIR``); bundled_dir: where the demo models lie.
     - device: "auto", "cpu" or "cuda"; compute_type: CTranslate2's, "" for the one the model was saved with.
     - gpu: the UUID of the only GPU that this child may use, "" for the first that there is.
-    - batch_size: windows decoded at once; 0 means 8 on a CPU, 16 on a GPU (more gains little at beam 5 in 16 GB).
-    - slots: jobs at once; cpu_threads: per job, 0 means the cores shared among the slots.
+    - batch_size: windows decoded at once in a lane; 0: by the device's memory and the model (`memory.auto_batch_size`).
+    - slots: jobs at once; cpu_threads: of each lane, 0 means the cores shared among the lanes.
     - diarization_model: "auto", "demo", "none", a hub name or a folder (``WORKER_DIARIZATION_MODEL``).
     - hf_token: for gated models; crosses the pipe only, never a command line or a log.
     - spool_dir: this child's own folder for recordings while they are decoded; None for one of the system's that goes with it.
