@@ -106,7 +106,7 @@ class ControllerSettings(ProcessSettings):
 
     @property
     def store_url(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'bulkscribe.db'}"
+        return self.database_url or f"sqlite:///{self.data_dir / 'bulkscribe.db'}"
 
 
 def _port(url: str) -> int | None:

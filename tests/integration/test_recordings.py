@@ -93,7 +93,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    store = SqlStore(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
+    store = SqlStore(f"sqlite:///{tmp_path / 'x.db'}")
     await store.open()
     prober = FakeProber()
     prober.gate.set()

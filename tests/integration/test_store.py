@@ -19,9 +19,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.controller.jobs import (
     ATTEMPT_TRANSITIONS,
@@ -47,7 +46,7 @@ from services.controller.jobs import (
     changed,
     with_segments,
 )
-from services.controller.store import rows, schema, sql
+from services.controller.store import database, rows, schema, sql
 from services.controller.store.protocol import ConflictError, Dispatch, Store, StoreError, StoreFullError, Upload
 from services.controller.store.sql import SqlStore
 from tests.fakes.store import MemoryStore
@@ -79,20 +78,19 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def store_at(path: Path) -> SqlStore:
-    return SqlStore(f"sqlite+aiosqlite:///{path}")
+    return SqlStore(f"sqlite:///{path}")
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> list[AsyncEngine]:
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     """Those that stores made, to look at what they do."""
-    made: list[AsyncEngine] = []
-    create = create_async_engine
+    made: list[Engine] = []
 
-    def noted(*given: Any, **more: Any) -> AsyncEngine:
-        made.append(create(*given, **more))
+    def noted(*given: Any, **more: Any) -> Engine:
+        made.append(create_engine(*given, **more))
         return made[-1]
 
-    monkeypatch.setattr(sql, "create_async_engine", noted)
+    monkeypatch.setattr(database, "create_engine", noted)
     return made
 
 
@@ -105,7 +103,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 async def store(
-    request: pytest.FixtureRequest, path: Path, migrated: Path, engines: list[AsyncEngine]
+    request: pytest.FixtureRequest, path: Path, migrated: Path, engines: list[Engine]
 ) -> AsyncIterator[Store]:
     if request.param == "memory":
         memory = MemoryStore()
@@ -673,25 +671,23 @@ async def test_the_wait_clock_is_one_number(store: Store, path: Path) -> None:
 # --- the database itself
 
 
-async def test_every_connection_writes_ahead_and_syncs_in_full(store: Store, engines: list[AsyncEngine]) -> None:
-    async def pragma(connection: Any, name: str) -> Any:
-        return (await connection.execute(text(f"PRAGMA {name}"))).scalar()
+async def test_every_connection_writes_ahead_and_syncs_in_full(store: Store, engines: list[Engine]) -> None:
+    def pragma(connection: Connection, name: str) -> Any:
+        return connection.execute(text(f"PRAGMA {name}")).scalar()
 
     (engine,) = engines
-    async with engine.connect() as one, engine.connect() as other:
+    with engine.connect() as one, engine.connect() as other:
         for connection in (one, other):
-            assert await pragma(connection, "journal_mode") == "wal"
-            assert await pragma(connection, "synchronous") == 2
-            assert await pragma(connection, "foreign_keys") == 1
-            assert await pragma(connection, "busy_timeout") > 1000
+            assert pragma(connection, "journal_mode") == "wal"
+            assert pragma(connection, "synchronous") == 2
+            assert pragma(connection, "foreign_keys") == 1
+            assert pragma(connection, "busy_timeout") > 1000
 
 
-async def test_who_reads_sees_what_is_committed_and_waits_for_no_writer(
-    store: Store, engines: list[AsyncEngine]
-) -> None:
+async def test_who_reads_sees_what_is_committed_and_waits_for_no_writer(store: Store, engines: list[Engine]) -> None:
     job = await running(store)
-    async with engines[0].begin() as writer:
-        await writer.execute(schema.jobs.update().values(percent=99.0))
+    with engines[0].begin() as writer:
+        writer.execute(schema.jobs.update().values(percent=99.0))
         async with asyncio.timeout(5):
             assert await store.get_job(job.id) == job
     found = await store.get_job(job.id)
@@ -706,22 +702,22 @@ async def test_many_writers_at_once_see_no_lock(store: Store) -> None:
 
 
 async def test_a_database_that_cannot_grow_says_so_and_keeps_what_it_had(
-    store: Store, engines: list[AsyncEngine], path: Path
+    store: Store, engines: list[Engine], path: Path
 ) -> None:
     job = await running(store)
     before = counts(path, "j1")
     large = with_segments(job, 0, said("x" * 1_000_000))
 
-    async def allow(pages: int) -> None:
-        async with engines[0].connect() as connection:
-            await connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    @event.listens_for(engines[0], "begin")
+    def allow(connection: Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
-    await allow(1)  # as many as it has already, and no more
+    pages = 1  # as many as it has already, and no more
     with pytest.raises(StoreFullError):
         await store.save(large)
     assert await store.get_job(job.id) == job
     assert counts(path, "j1") == before
-    await allow(1_000_000)
+    pages = 1_000_000
     assert (await store.save(large)).segment_count == 1
 
 
@@ -830,23 +826,24 @@ async def test_uploads_are_unused_while_no_job_has_them(store: SqlStore) -> None
     assert await store.unused_uploads(NOW) == []
 
 
-async def test_events_are_read_from_one_state_of_the_database(
-    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_events_are_read_from_one_state_of_the_database(store: Store, engines: list[Engine]) -> None:
     """What is written between reading the changes and reading the segments is all there the next time."""
     job = await running(store)
-    read_rows = sql._numbered
+    loop, written = asyncio.get_running_loop(), threading.Event()
 
-    async def interrupted(connection: Any, table: Any, *given: Any) -> Any:
-        found = await read_rows(connection, table, *given)
-        if table is schema.events:
-            monkeypatch.setattr(sql, "_numbered", read_rows)
-            told = await store.save(changed(job, LATER))
-            await store.save(with_segments(told, 0, (Segment(0.0, 1.0, " hello"),)))
-        return found
+    async def write() -> None:
+        told = await store.save(changed(job, LATER))
+        await store.save(with_segments(told, 0, (Segment(0.0, 1.0, " hello"),)))
+        written.set()
 
-    monkeypatch.setattr(sql, "_numbered", interrupted)
+    @event.listens_for(engines[0], "before_cursor_execute")
+    def interrupt(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM segments" in statement and not written.is_set():
+            asyncio.run_coroutine_threadsafe(write(), loop)
+            assert written.wait(10)
+
     seen = [event.number for event in await store.events(job.id, 0, 100)]
+    assert written.is_set()
     seen += [event.number for event in await store.events(job.id, seen[-1], 100)]
     assert seen == list(range(1, len(seen) + 1))
     assert len(seen) == job.last_event + 2
@@ -938,12 +935,12 @@ def plans(path: Path, statements: Sequence[tuple[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("name", ASKED)
 async def test_no_question_walks_through_a_whole_table(
-    store: Store, engines: list[AsyncEngine], path: Path, name: str
+    store: Store, engines: list[Engine], path: Path, name: str
 ) -> None:
     await store.create_jobs([new("j1")], "r")
     asked: list[tuple[str, Any]] = []
 
-    @event.listens_for(engines[0].sync_engine, "before_cursor_execute")
+    @event.listens_for(engines[0], "before_cursor_execute")
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         asked.append((statement, parameters))
 

@@ -44,7 +44,7 @@ def test_the_promised_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.remote_worker_poll_seconds == 5
     assert settings.controller_listen == "127.0.0.1:8475"
     assert (settings.data_dir, settings.log_dir) == (Path("./data"), Path("./logs"))
-    assert settings.store_url == "sqlite+aiosqlite:///data/bulkscribe.db"
+    assert settings.store_url == "sqlite:///data/bulkscribe.db"
     assert not settings.remote_worker_token.get_secret_value()
     assert not settings.controller_token.get_secret_value()
 
@@ -72,7 +72,7 @@ def test_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected
 
 
 def test_the_database_is_in_the_data_folder_unless_a_url_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read(monkeypatch, DATA_DIR="/srv/data").store_url == "sqlite+aiosqlite:////srv/data/bulkscribe.db"
+    assert read(monkeypatch, DATA_DIR="/srv/data").store_url == "sqlite:////srv/data/bulkscribe.db"
     assert read(monkeypatch, DATABASE_URL="postgresql+asyncpg://h/d").store_url == "postgresql+asyncpg://h/d"
 
 
