@@ -23,6 +23,7 @@ _LIBRARY_SWITCHES = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of the driver's own tool, by which the front counts GPUs
     "PYTHONWARNINGS": "ignore:resource_tracker",  # which complains of what a killed process could not give back
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores from other slots and processes
+    "OPENBLAS_NUM_THREADS": "1",  # those spin whatever is said, and NumPy's products here are small
 }
 
 
