@@ -131,9 +131,10 @@ async def _work(given: Arguments, state: BatchState, plan: Plan, shown: Display)
         state.put_session(gateway.session, key)
         remembered.remember(key, gateway.session.cookie)
         runner = Runner(gateway, state, given, shown)
-        for recording in plan.incomplete:
-            await runner.restore_transcripts(recording)
-        await runner.run(plan.pending)
+        async with state.kept():
+            for recording in plan.incomplete:
+                await runner.restore_transcripts(recording)
+            await runner.run(plan.pending)
 
 
 def _session(given: Arguments, reached: Session | None, remembered: Sequence[str]) -> Session | None:

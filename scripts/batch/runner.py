@@ -150,6 +150,7 @@ class Runner:
         if await self._adopts(recording, options):
             return
         entry = self._state.put(recording.name, self._entry(recording).submitting(recording.name, options))
+        await self._state.saved()
         assert entry.upload_id is not None
         assert entry.request_id is not None
         asked = options if entry.options is None else entry.options  # which a state of long ago does not hold

@@ -1,12 +1,17 @@
-"""What was reached: one JSON file, replaced whole after every change, so that a run can be cut anywhere.
+"""What was reached: one JSON file, replaced whole, so that a run can be cut anywhere.
 
-The file holds the session, so only its owner may read it.
+What a cut leaves out is asked for again and answered the same, for all that is asked for is named by what it is of; only what a
+submission asks for is on disk before it is sent, for it stays so whatever the next run is told. The file
+holds the session, so only its owner may read it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -15,6 +20,9 @@ from typing import Any
 from scripts.batch.content import Content, job_request_id
 from scripts.batch.recordings import Fingerprint
 from scripts.batch.storage import replacing
+
+SAVING_SHARE = 0.05
+"""How much of the time may go into writing the file: that of ten thousand recordings takes hundredths of a second."""
 
 
 class Status(Enum):
@@ -109,9 +117,8 @@ class Entry:
 
 
 class BatchState:
-    """The entries by file name, and the session; every change is on disk before the call returns.
-
-    ``controller`` is the key of the gateway whose session it is, None where that was not kept.
+    """The entries by file name, and the session. Every change is on disk before the call returns, or soon after while it is
+    `kept`. ``controller`` is the key of the gateway whose session it is, None where that was not kept.
     """
 
     def __init__(
@@ -119,8 +126,13 @@ class BatchState:
     ) -> None:
         self._path = path
         self._entries = dict(entries)
+        self._lines = {name: _line(name, _entry_json(entry)) for name, entry in entries.items()}
         self._session = session
         self._controller = controller
+        self._kept = False
+        self._unsaved = asyncio.Event()
+        self._next_save = asyncio.Event()
+        self._due = 0.0
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -137,13 +149,17 @@ class BatchState:
     def put(self, name: str, entry: Entry) -> Entry:
         """Raises StorageError; the file is as it was before then."""
         if self._entries.get(name) != entry:
-            self._entries[name] = entry
-            self.save()
+            self._set(name, entry)
+            if self._kept and time.monotonic() < self._due:
+                self._unsaved.set()
+            else:
+                self.save()
         return entry
 
     def put_all(self, entries: Mapping[str, Entry]) -> None:
         """In one write, which is made in any case: it shows whether the file can be written."""
-        self._entries.update(entries)
+        for name, entry in entries.items():
+            self._set(name, entry)
         self.save()
 
     def put_session(self, session: Session, controller: str) -> None:
@@ -151,14 +167,54 @@ class BatchState:
             self._session, self._controller = session, controller
             self.save()
 
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Meanwhile changes that come fast are written together, and at the end what is left. Raises StorageError, in a group."""
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(self._keep(), name="keep the state")
+            self._kept = True
+            try:
+                yield
+            finally:
+                self._kept = False
+                keeper.cancel()
+                if self._unsaved.is_set():
+                    self.save()
+
+    async def saved(self) -> None:
+        """Once all that was put is on disk."""
+        if self._unsaved.is_set():
+            await self._next_save.wait()
+
+    async def _keep(self) -> None:
+        while True:
+            await self._unsaved.wait()
+            await asyncio.sleep(self._due - time.monotonic())
+            if self._unsaved.is_set():
+                self.save()
+
     def save(self) -> None:
-        document = {
-            "files": {name: _entry_json(entry) for name, entry in self._entries.items()},
-            "session": self._session.cookie if self._session else None,
-            "csrfToken": self._session.csrf_token if self._session else None,
-        } | ({"controller": self._controller} if self._controller else {})
+        began = time.monotonic()
         with replacing(self._path) as file:
-            file.write(_encoded(document))
+            file.write(self._document())
+        self._unsaved.clear()
+        self._next_save.set()
+        self._next_save = asyncio.Event()
+        ended = time.monotonic()
+        self._due = ended + (ended - began) / SAVING_SHARE
+
+    def _set(self, name: str, entry: Entry) -> None:
+        self._entries[name] = entry
+        self._lines[name] = _line(name, _entry_json(entry))
+
+    def _document(self) -> bytes:
+        """JSON with a line for each recording."""
+        files = b"{\n    " + b",\n    ".join(self._lines.values()) + b"\n  }" if self._lines else b"{}"
+        rest = [
+            _line("session", self._session.cookie if self._session else None),
+            _line("csrfToken", self._session.csrf_token if self._session else None),
+        ] + ([_line("controller", self._controller)] if self._controller else [])
+        return b'{\n  "files": ' + files + b",\n  " + b",\n  ".join(rest) + b"\n}\n"
 
 
 def load_state(path: Path) -> BatchState:
@@ -244,10 +300,13 @@ def _number(value: object) -> float:
     return float(str(value))
 
 
-def _encoded(document: object) -> bytes:
+def _line(name: str, value: object) -> bytes:
+    return _encoded(name) + b": " + _encoded(value)
+
+
+def _encoded(value: object) -> bytes:
     """Names as they are; those that are no Unicode are escaped, so that they come back as they were."""
     try:
-        text = json.dumps(document, ensure_ascii=False, indent=2)
-        return text.encode() + b"\n"
+        return json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return json.dumps(document, indent=2).encode() + b"\n"
+        return json.dumps(value).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import multiprocessing
@@ -68,6 +69,59 @@ def test_a_state_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> Non
     with pytest.raises(StorageError, match="cannot write"):
         state.put("b.mp3", FULL)
     assert (tmp_path / "away" / "state.json").read_bytes() == before
+
+
+async def test_changes_that_come_fast_are_written_together_and_all_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state = BatchState(path, {}, None)
+    seen = set()
+    async with state.kept():
+        for number in range(3000):
+            state.put(f"{number}.mp3", FULL)
+            seen.add(path.stat().st_ino)
+        with pytest.raises(AssertionError):
+            assert load_state(path).entries == state.entries
+    assert load_state(path).entries == state.entries
+    assert 1 <= len(seen) < 500
+
+
+async def test_the_last_change_is_written_soon_though_none_comes_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state = BatchState(path, {f"{number}.mp3": FULL for number in range(1000)}, None)
+    async with state.kept():
+        state.put("a.mp3", FULL)
+        state.put("b.mp3", FULL)
+        async with asyncio.timeout(10):
+            while "b.mp3" not in load_state(path).entries:  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
+
+
+async def test_who_has_to_know_waits_until_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state = BatchState(path, {f"{number}.mp3": FULL for number in range(1000)}, None)
+    async with state.kept(), asyncio.timeout(10):
+        for name in ("a.mp3", "b.mp3", "c.mp3"):
+            state.put(name, FULL)
+            await state.saved()
+            assert name in load_state(path).entries
+        await state.saved()
+
+
+async def test_a_state_that_cannot_be_written_any_more_ends_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "there" / "state.json"
+    path.parent.mkdir()
+    state = BatchState(path, {}, None)
+
+    async def work() -> None:
+        async with state.kept(), asyncio.timeout(10):
+            state.put("a.mp3", FULL)
+            path.parent.rename(tmp_path / "away")
+            state.put("b.mp3", FULL)
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await work()
+    assert caught.group_contains(StorageError, match="cannot write")
 
 
 def test_a_folder_is_no_state(tmp_path: Path) -> None:
