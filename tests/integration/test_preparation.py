@@ -213,3 +213,21 @@ def test_no_process_outlives_an_engine_that_was_killed(tmp_path: Path) -> None:
         until(begun)
         engine.kill()
     until(lambda: not any(b"spawn_main" in cmdline(pid) or b"resource_tracker" in cmdline(pid) for pid in children))
+
+
+@pytest.mark.parametrize(("megabytes", "niceness"), [(1, 0), (9, preparation.NICENESS_OF_LARGE)])
+def test_what_takes_long_leaves_the_processor_to_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, megabytes: int, niceness: int
+) -> None:
+    def priority(*_: object, **__: object) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    monkeypatch.setattr(prepare, "prepare", priority)
+    source, spool = tmp_path / "a.wav", tmp_path / "spool"
+    with source.open("wb") as file:
+        file.truncate(megabytes * 1024 * 1024)
+    spool.touch()
+    before = priority()
+    found: Any = preparation._prepare(source, spool, True, 30.0)
+    assert found == min(19, before + niceness)
+    assert priority() == before

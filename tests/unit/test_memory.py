@@ -177,7 +177,7 @@ def test_a_batch_is_as_large_as_memory_allows() -> None:
     assert batch(8, "tiny") == LARGEST_BATCH > batch(8)
     assert batch(10, diarization=True) < batch(10)
     assert batch(0, device="cpu") == batch(500, device="cpu") == 8
-    assert batch(0, "demo", device="cpu") == 2  # whose weights lie in the cache
+    assert batch(0, "demo", device="cpu") == 1  # whose weights lie in the cache
 
 
 def test_what_a_batch_takes_fits_where_it_was_found_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -58,6 +59,65 @@ def test_who_was_idle_has_saved_up_nothing() -> None:
     names(made, 4)
     fill(made, idle, *(f"i{number}" for number in range(8)))
     assert sum(name.startswith("b") for name in names(made, 4)) == 2
+
+
+def test_only_what_may_be_brief_is_taken_beside_what_is_not() -> None:
+    made = queue()
+    long, short = made.open(), made.open()
+    fill(made, long, "a1", "a2", "a3", "a4")
+    assert names(made, 2) == ["a1", "a2"]
+    fill(made, short, "b1", "b2", "b3")
+    assert [[taken.window.name for taken in made.take_brief()] for _ in range(2)] == [["b1"], ["b2"]]
+    assert waits(made)  # the short one was given a minute by now
+
+
+def test_where_all_may_be_brief_none_is_taken_out_of_turn() -> None:
+    made = queue()
+    fill(made, made.open(), "a1", "a2")
+    fill(made, made.open(), "b1")
+    assert waits(made)
+
+
+def test_what_was_given_back_was_not_given() -> None:
+    made = queue()
+    long, short = made.open(), made.open()
+    fill(made, long, "a1", "a2", "a3")
+    names(made, 2)
+    fill(made, short, "b1", "b2")
+    for _ in range(3):
+        taken = made.take_brief()
+        assert [one.window.name for one in taken] == ["b1"]
+        made.put_back(taken)
+
+
+def test_who_waits_for_a_brief_job_is_told_of_it_and_of_the_end() -> None:
+    made = queue()
+    long, short = made.open(), made.open()
+    fill(made, long, "a1", "a2")
+    names(made, 2)
+    found: list[list[str]] = []
+    lane = threading.Thread(
+        target=lambda: found.extend([[taken.window.name for taken in made.take_brief()] for _ in range(2)])
+    )
+    lane.start()
+    fill(made, short, "b1")
+    while not found and short.windows:
+        time.sleep(0.001)
+    made.stop()
+    lane.join(10)
+    assert found == [["b1"], []]
+
+
+def waits(made: WindowQueue[Window]) -> bool:
+    """Whether there is nothing for who takes brief jobs only. The queue cannot be used after."""
+    found: list[object] = []
+    lane = threading.Thread(target=lambda: found.append(made.take_brief()))
+    lane.start()
+    lane.join(0.05)
+    waited = lane.is_alive()
+    made.stop()
+    lane.join(10)
+    return waited and found == [[]]
 
 
 def test_a_heavier_job_gets_more() -> None:

@@ -20,7 +20,7 @@ import structlog
 
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
-from services.worker.engine.lanes import Lanes, lanes_on
+from services.worker.engine.lanes import Lanes, has_express, lanes_on
 from services.worker.engine.memory import BYTES_PER_NUMBER, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
@@ -78,7 +78,7 @@ class EngineChild:
         self._telling = threading.Lock()
         self._canceled: dict[int, threading.Event] = {}
         lanes, threads = lanes_on(self._device, settings.cpu_threads)
-        self._models = Models(settings, self._device, threads, self._tell, lanes=lanes)
+        self._models = Models(settings, self._device, threads, self._tell, lanes=lanes + has_express(self._device))
         self._diarizer = Diarizer(settings, self._device, self._tell)
         self._lanes = Lanes(lanes, self._device, self._batch_limit, self, _exit_on_fault)
         self._preparation = Preparation(default_processes(), _spool(settings))

@@ -36,6 +36,12 @@ LINGER_SECONDS = 0.1
 """How long a lane waits for a fuller batch where more windows are about to come: less than a batch takes."""
 
 
+def has_express(device: str) -> bool:
+    """Whether there is a lane more, for brief jobs beside long ones only. On a CPU a lane is a share of time, and a batch before
+    oneself takes long; a GPU's lanes share all of it anyway."""
+    return device == "cpu"
+
+
 def lanes_on(device: str, cpu_threads: int) -> tuple[int, int]:
     """(lanes, threads of each); ``cpu_threads`` 0 stands for what is best. Two lanes of a GPU: one encodes while the other
     decodes. On a CPU small batches side by side are faster than one that is spread over the cores."""
@@ -97,7 +103,8 @@ class Lanes:
         self._encode_rows = 1 if device == "cpu" else 0  # there a row fills a core, and several its cache
         self._count = lanes
         self._on_end = on_end
-        self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._express = has_express(device)
+        self._lanes = ThreadPoolExecutor(lanes + self._express, thread_name_prefix="lane")
         self._beside = ThreadPoolExecutor(lanes, thread_name_prefix="beside")
 
     def ahead(self, model: LoadedModel) -> int:
@@ -118,6 +125,8 @@ class Lanes:
     def start(self) -> None:
         for _ in range(self._count):
             self._lanes.submit(self._run).add_done_callback(self._on_end)
+        if self._express:
+            self._lanes.submit(self._run_brief).add_done_callback(self._on_end)
 
     def stop(self) -> None:
         self.queue.stop()
@@ -126,6 +135,10 @@ class Lanes:
 
     def _run(self) -> None:
         while batch := self.queue.take(self._most):
+            self._decode(batch)
+
+    def _run_brief(self) -> None:
+        while batch := self.queue.take_brief():
             self._decode(batch)
 
     def _most(self, shape: Hashable) -> int:

@@ -240,9 +240,9 @@ def _shape_of(variables: dict[str, _Variable]) -> ModelShape:
 
 # --- batches
 
-CPU_BATCH, CPU_BATCH_IN_CACHE = 8, 2
+CPU_BATCH, CPU_BATCH_IN_CACHE = 8, 1
 """Decoding many rows at once reads the weights once for all of them. Where they lie in the cache anyhow that gains nothing
-(bundled model: 24 ms of CPU a window in twos, 34 in eights), and a short job waits longer for the batch before it."""
+(bundled model: 25 ms of CPU a window alone, 26 in twos, 30 in eights), and a short job waits longer for the batch before it."""
 
 CACHE_BYTES = 16 * 1024**2
 """Of weights: what the caches of a current CPU core and its share of the last level hold."""
@@ -274,7 +274,7 @@ def auto_batch_size(
 ) -> int:
     """Windows to decode at once in each of ``lanes``; ``free_bytes`` is what the device has before the model is loaded.
 
-    2 or 8 on a CPU. Never below one: what does not fit shows when it is tried.
+    1 or 8 on a CPU. Never below one: what does not fit shows when it is tried.
     """
     if device == "cpu":
         return CPU_BATCH_IN_CACHE if weights_bytes <= CACHE_BYTES else CPU_BATCH

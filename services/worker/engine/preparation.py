@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
@@ -38,6 +39,9 @@ FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
 
 SMALL_BYTES = 8 * 1024 * 1024
 """Recordings up to this size are prepared in a second or two. One process is kept for them, so that none waits behind hours."""
+
+NICENESS_OF_LARGE = 10
+"""Large recordings are prepared long before their last window is decoded: on a CPU they leave it to the lanes, and to small ones."""
 
 _ROOM_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Seconds between two looks whether the disk has room; the last one again and again."""
@@ -225,4 +229,11 @@ def _warm_up() -> None:
 def _prepare(source: Path, spool: Path, vad: bool, max_seconds: float) -> PreparedRecording:
     if not spool.exists():  # it was canceled meanwhile, and nothing may be left of it
         raise WorkError("ENGINE_FAILED", "The preparation was canceled.")
-    return prepare.prepare(source, spool, vad=vad, max_seconds=max_seconds)
+    with ThreadPoolExecutor(1, initializer=_be_nice if not is_small(source) else None) as thread:
+        return thread.submit(prepare.prepare, source, spool, vad=vad, max_seconds=max_seconds).result()
+
+
+def _be_nice() -> None:
+    """A thread that has made room for others cannot take it back, hence one of its own for each recording."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS_OF_LARGE)

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
+BRIEF_SECONDS = 60.0
+"""Speech. A job that was given less so far may be a brief one."""
+
 
 class Waiting(Protocol):
     """``shape``: only windows whose shapes are equal share a batch; ``seconds`` of speech in it."""
@@ -38,6 +41,8 @@ class Line(Generic[W]):
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
         self.clock = 0.0
+        self.given = 0.0
+        """Seconds of speech."""
         self.closed = False
         self.expected = 0
         """Windows that are about to be put: a batch that is not full waits a moment for them."""
@@ -45,6 +50,14 @@ class Line(Generic[W]):
 
     def __len__(self) -> int:
         return sum(len(windows) for windows in self.windows.values())
+
+    @property
+    def brief(self) -> bool:
+        return self.given < BRIEF_SECONDS
+
+    def give(self, seconds: float) -> None:
+        self.given += seconds
+        self.clock += seconds / self.weight
 
     def first(self) -> tuple[int, Hashable]:
         """(place, shape) of the window that was put first."""
@@ -124,7 +137,7 @@ class WindowQueue(Generic[W]):
                     dropped.append(one.window)
                     continue
                 if not spent:
-                    one.line.clock -= one.window.seconds / one.line.weight
+                    one.line.give(-one.window.seconds)
                 # places are unique, so windows themselves are never compared
                 insort(one.line.windows.setdefault(one.window.shape, deque()), (one.place, one.window))
             self._changed.notify_all()
@@ -147,6 +160,14 @@ class WindowQueue(Generic[W]):
             self._stopped = True
             self._changed.notify_all()
 
+    def take_brief(self) -> list[Taken[W]]:
+        """One window of a job that may be brief, while there are others that are not; waits for it. Empty once the queue was
+        stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._next_brief() is not None)
+            line = self._next_brief()
+            return [] if self._stopped or line is None else [self._pop(line, line.first()[1])]
+
     def take(self, most_of: Callable[[Hashable], int]) -> list[Taken[W]]:
         """The next batch, of at most ``most_of(shape)`` windows of one shape; waits for it. Empty once the queue was stopped."""
         while True:
@@ -160,9 +181,16 @@ class WindowQueue(Generic[W]):
                 if batch := self._batch(most_of):  # else another lane was quicker, or the job is gone
                     return batch
 
+    def _next_brief(self) -> Line[W] | None:
+        if all(line.brief for line in self._lines):
+            return None
+        return self._first_of(line for line in self._lines if line.windows and line.brief)
+
     def _next(self) -> Line[W] | None:
         """Whose turn it is."""
-        waiting = [line for line in self._lines if line.windows]
+        return self._first_of(line for line in self._lines if line.windows)
+
+    def _first_of(self, waiting: Iterable[Line[W]]) -> Line[W] | None:
         return min(waiting, key=lambda line: (line.clock, line.first()[0]), default=None)
 
     def _expects_more(self, most_of: Callable[[Hashable], int]) -> bool:
@@ -170,7 +198,8 @@ class WindowQueue(Generic[W]):
         if first is None or not self._more_comes():
             return False
         shape = first.first()[1]
-        return self._fitting(shape) < most_of(shape) * self._lanes
+        most = most_of(shape)
+        return most > 1 and self._fitting(shape) < most * self._lanes
 
     def _more_comes(self) -> bool:
         return bool(self._coming) or any(line.expected for line in self._lines)
@@ -202,5 +231,5 @@ class WindowQueue(Generic[W]):
         if not windows:
             del line.windows[shape]
         self._clock = max(self._clock, line.clock)
-        line.clock += window.seconds / line.weight
+        line.give(window.seconds)
         return Taken(line, place, window)
