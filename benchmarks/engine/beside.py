@@ -92,7 +92,7 @@ async def _running(gateway: Gateway, jobs: Sequence[str]) -> int:
 async def _transcribing(gateway: Gateway, jobs: Sequence[str], enough: int) -> None:
     """Until so many of them have their windows in the queue: the device is contended for, and others are being prepared."""
     async with asyncio.timeout(END_SECONDS):
-        while sum([(await gateway.job(job)).percent > 0 for job in jobs]) < enough:
+        while sum([(await gateway.job(job)).percent > 0 for job in jobs]) < enough:  # noqa: ASYNC110 - another process tells no event here
             await asyncio.sleep(0.2)
 
 
