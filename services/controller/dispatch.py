@@ -358,7 +358,8 @@ class Dispatcher:
     async def _ended(self, attempt: Attempt, ending: AttemptState) -> Place | None:
         job_id = attempt.job.id
         self._refusals.pop(job_id, None)
-        await self._journal.store.end_attempt(job_id, attempt.number, ending, datetime.now(UTC))
+        if not attempt.job.state.ended:  # else it ended in the same step
+            await self._journal.store.end_attempt(job_id, attempt.number, ending, datetime.now(UTC))
         if ending is AttemptState.ENDED:
             self._backoff.succeeded()
             return None

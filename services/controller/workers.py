@@ -6,6 +6,7 @@ The heartbeat is the only thing that tells whether a worker can be reached: ever
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -256,6 +257,7 @@ class WorkerLink:
         # Ready as soon as the channel is: its tries to connect and ours would wait for one another.
         call = self.stub.Watch(request, metadata=self.metadata, wait_for_ready=True)
         responses = aiter(call)
+        now, measured = asyncio.get_running_loop().time, -math.inf
         try:
             while True:
                 async with asyncio.timeout(self._settings.interval_seconds * HEARTBEATS_MISSED):
@@ -264,7 +266,8 @@ class WorkerLink:
                     except StopAsyncIteration:
                         return
                 yield response
-                if response.WhichOneof("report") == "capacity":
+                if response.WhichOneof("report") == "capacity" and now() >= measured + self._settings.interval_seconds:
+                    measured = now()
                     await self._measure_latency()
         finally:
             call.cancel()
@@ -304,11 +307,7 @@ class WorkerLink:
         known = self.capacity
         if known is not None and known.instance_id == capacity.instance_id and known.revision > capacity.revision:
             return
-        if known is None or (known.free, known.total, known.draining) != (
-            capacity.free,
-            capacity.total,
-            capacity.draining,
-        ):
+        if known is None or (known.total, known.draining) != (capacity.total, capacity.draining):
             log.info(
                 "worker_capacity_reported",
                 worker=self.name,

@@ -155,7 +155,9 @@ async def _ended(work: Future[T]) -> T:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    """Past SQLAlchemy, to which it would be a statement like others: a tenth of what a write costs."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN")
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

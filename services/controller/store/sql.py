@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,12 @@ _SAVE_JOB = schema.jobs.update().where(
     (schema.jobs.c.id == bindparam("this_id")) & (schema.jobs.c.version == bindparam("this_version"))
 )
 _GET_UPLOAD = select(schema.uploads).where(schema.uploads.c.id == bindparam("this_id"))
+_LAST_DISPATCH = (
+    select(schema.attempts)
+    .where(schema.attempts.c.job_id == bindparam("this_id"))
+    .order_by(schema.attempts.c.number.desc())
+    .limit(1)
+)
 _EVENTS = _numbered(schema.events)
 _SEGMENTS = _numbered(schema.segments)
 
@@ -210,7 +217,7 @@ class SqlStore:
                 raise ConflictError(job.id)
             _write_details(connection, update)
             if update.attempt_ended is not None:
-                connection.execute(_move_attempt(job.id, job.attempt, update.attempt_ended, now))
+                _move_attempt(connection, job.id, job.attempt, update.attempt_ended, now)
 
         await self._write(compare_and_set)
         return replace(job, version=job.version + 1)
@@ -232,13 +239,13 @@ class SqlStore:
     # --- attempts and what they made
 
     async def note_dispatch(self, job: Job, attempt: int, worker: WorkerRef, now: datetime) -> None:
-        values = {"worker_url": worker.url, "dispatched_at": now, "ended_at": None, "state": AttemptState.ASKED.value}
-        again = schema.attempts.update().where(_attempt_before(job.id, attempt, AttemptState.ASKED)).values(values)
-        new = schema.attempts.insert().values(job_id=job.id, number=attempt, **values)
+        state = AttemptState.ASKED
+        values = {"worker_url": worker.url, "dispatched_at": now, "ended_at": None, "state": state.value}
 
         def note(connection: Connection) -> None:
-            if connection.execute(again).rowcount == 0:
-                connection.execute(new)
+            this = {"this_id": job.id, "this_number": attempt}
+            if connection.execute(_attempt_before(state), values | this).rowcount == 0:
+                connection.execute(schema.attempts.insert(), values | {"job_id": job.id, "number": attempt})
 
         try:
             await self._write(note)
@@ -253,14 +260,11 @@ class SqlStore:
         return frozenset(JobId(row["id"]) for row in await self._select(query))
 
     async def last_dispatch(self, job_id: JobId) -> Dispatch | None:
-        table = schema.attempts
-        found = await self._select(
-            select(table).where(table.c.job_id == job_id).order_by(table.c.number.desc()).limit(1)
-        )
+        found = await self._select(_LAST_DISPATCH, {"this_id": job_id})
         return Dispatch(found[0]["number"], found[0]["worker_url"], AttemptState(found[0]["state"])) if found else None
 
     async def end_attempt(self, job_id: JobId, attempt: int, state: AttemptState, now: datetime) -> None:
-        await self._execute(_move_attempt(job_id, attempt, state, now))
+        await self._write(lambda connection: _move_attempt(connection, job_id, attempt, state, now))
 
     async def crashes(self, job_id: JobId) -> int:
         table = schema.attempts
@@ -352,20 +356,23 @@ def _of_request(owner: Owner, request_id: str) -> Any:
     return select(table).where(same).order_by(table.c.request_index)
 
 
-def _attempt_before(job_id: JobId, number: int, state: AttemptState) -> ColumnElement[bool]:
-    """The attempt, as long as it may become ``state``."""
+@cache
+def _attempt_before(state: AttemptState) -> Any:
+    """Changes an attempt that may become ``state``."""
     table = schema.attempts
-    before = [known.value for known in states_before(state)]
-    return (table.c.job_id == job_id) & (table.c.number == number) & table.c.state.in_(before)
+    this = (table.c.job_id == bindparam("this_id")) & (table.c.number == bindparam("this_number"))
+    return table.update().where(this & table.c.state.in_([known.value for known in states_before(state)]))
 
 
 def _left_behind(job_id: JobId, number: int) -> ColumnElement[bool]:
     return (schema.left_behind.c.job_id == job_id) & (schema.left_behind.c.number == number)
 
 
-def _move_attempt(job_id: JobId, number: int, state: AttemptState, now: datetime | None) -> Any:
-    values = {"ended_at": now, "state": state.value}
-    return schema.attempts.update().where(_attempt_before(job_id, number, state)).values(values)
+def _move_attempt(
+    connection: Connection, job_id: JobId, number: int, state: AttemptState, now: datetime | None
+) -> None:
+    values = {"this_id": job_id, "this_number": number, "ended_at": now, "state": state.value}
+    connection.execute(_attempt_before(state), values)
 
 
 def _write_details(connection: Connection, update: JobUpdate) -> None:
