@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def pipeline(_quiet_pyannote: None) -> Any:
 
 @pytest.fixture(scope="module")
 def talk() -> Conversation:
-    """Three people, two minutes."""
-    return conversation(120, 3)
+    """Three people, a minute."""
+    return conversation(60, 3)
 
 
 def _diarizer(pipeline: Any) -> Diarizer:
@@ -266,12 +267,12 @@ def test_models_of_pyannotes_own_classes_say_the_same_as_well(
 # --- chunks
 
 
-CHUNKED = Options(diarization=True, diarization_max_duration_seconds=60)
+CHUNKED = Options(diarization=True, diarization_max_duration_seconds=100)
 
 
 @pytest.fixture(scope="module")
 def long_talk() -> Conversation:
-    return conversation(300, 3, seed=2)
+    return conversation(320, 3, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,7 @@ def test_a_speaker_keeps_his_name_through_all_chunks(
     diarizer: Diarizer, long_talk: Conversation, chunked: tuple[PreparedRecording, Followed, Speakers]
 ) -> None:
     recording, followed, found = chunked
-    assert len(followed) >= 6
+    assert len(followed) >= 4
     assert {turn.speaker for turn in found.turns} == {f"SPEAKER_{n:02d}" for n in range(3)}
     whole = diarizer.speakers(recording, Options(), Followed().watch())
     assert _wrong(long_talk, found) <= _wrong(long_talk, whole) + 0.02
@@ -318,7 +319,7 @@ def test_an_exact_count_holds_for_the_whole_recording(
     diarizer: Diarizer, chunked: tuple[PreparedRecording, Followed, Speakers], people: int
 ) -> None:
     recording, _, _ = chunked
-    options = Options(diarization_max_duration_seconds=60, min_speakers=people, max_speakers=people)
+    options = replace(CHUNKED, min_speakers=people, max_speakers=people)
     found = diarizer.speakers(recording, options, Followed().watch())
     assert len({turn.speaker for turn in found.turns}) == people
 

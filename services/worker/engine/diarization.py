@@ -10,7 +10,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +241,7 @@ def _result(future: Future[Heard], check: Callable[[], None]) -> Heard:
     while True:
         try:
             return future.result(_LOOK_SECONDS)
-        except NotYet:
+        except TimeoutError:
             if future.done():  # then it may be its own error
                 return future.result()
             check()
