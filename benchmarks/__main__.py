@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import accuracy, accuracy_sets, dispatch, dropouts, heap, queue, resume, upload
+from benchmarks import accuracy, accuracy_sets, diarization, dispatch, dropouts, heap, queue, resume, upload
 from benchmarks.engine import beside, memory
 from benchmarks.engine.compare import COMPARISONS, compare
 from benchmarks.gpu import measure as gpu
@@ -39,6 +39,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         comparison.name: Benchmark(functools.partial(compare, comparison), usual=comparison.name == "engine-mixed")
         for comparison in COMPARISONS
     },
+    "diarization-speed": Benchmark(diarization.measure_speed, usual=False),
+    "diarization-long": Benchmark(diarization.measure_long, usual=False),
     "dropouts": Benchmark(dropouts.measure),
     "beside": Benchmark(beside.measure),
     "memory": Benchmark(memory.measure_recordings),

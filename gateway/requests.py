@@ -70,7 +70,7 @@ class JobOptions(_Body):
     diarization_enabled: bool | None = Field(default=None, description="Whether words get speakers.")
     diarization_max_duration_seconds: Annotated[float, Field(gt=0, le=LONGEST_DIARIZATION_SECONDS)] | None = Field(
         default=None,
-        description="Longest stretch to diarize at once, in seconds; kept with the job, while workers diarize whole recordings.",
+        description="Longest stretch to diarize at once, in seconds (60 to 3600; 1800 by default); speakers keep their names throughout.",
     )
     diarization_fast_switching: bool | None = Field(default=None, description="Shorter chunks with more overlap.")
     min_speakers: Speakers | None = Field(default=None, description="At least so many speakers.")

@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "--diarization-max-duration",
         type=_seconds,
         metavar="S",
-        help="longest stretch to diarize at once, in seconds (kept with the job; the worker diarizes whole recordings yet)",
+        help="longest stretch to diarize at once, in seconds (60 to 3600; 1800)",
     )
     add("--fast-switching", action="store_true", help="diarize shorter chunks with more overlap: finer turns, slower")
     add("--language", type=_name, metavar="CODE", help="spoken language, as en or de (detected)")

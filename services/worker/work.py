@@ -70,6 +70,48 @@ class SpeakerTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """A speaker as one chunk of a recording knows him. ``embedding`` is a unit vector, its numbers exact in 32 bits; empty where
+    he is never heard well enough. ``seconds``: how long he speaks in the chunk."""
+
+    embedding: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceTurn:
+    """As `SpeakerTurn`; ``voice`` is a place in its chunk's ``voices``."""
+
+    start: float
+    end: float
+    voice: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpeakers:
+    """Who speaks when in the stretch from ``start`` to ``end``, which was diarized on its own; neighbors overlap.
+
+    All times are the recording's. In ``exclusive`` one voice at most is heard at any time. What all chunks of a recording hold is
+    enough to know its speakers: finished chunks can be kept as finished windows are.
+    """
+
+    index: int
+    start: float
+    end: float
+    voices: tuple[Voice, ...]
+    turns: tuple[VoiceTurn, ...]
+    exclusive: tuple[VoiceTurn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Speakers:
+    """Who speaks when in a whole recording. ``turns`` may overlap, those of ``exclusive`` do not."""
+
+    turns: tuple[SpeakerTurn, ...] = ()
+    exclusive: tuple[SpeakerTurn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of at most the model's chunk length that is decoded on its own."""
 

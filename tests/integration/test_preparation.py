@@ -78,7 +78,7 @@ def test_it_is_as_in_this_process_and_nothing_is_left(made: Preparation, tmp_pat
     with opened(made, example.path) as there:
         assert isinstance(there, PreparedRecording)
         assert (there.windows, there.samples) == (here.windows, here.samples)
-        assert np.array_equal(there.whole(), here.whole())
+        assert np.array_equal(there.stretch(0, there.samples), here.stretch(0, here.samples))
         assert list((tmp_path / "spool").iterdir()) == [there.spool]
     assert list((tmp_path / "spool").iterdir()) == []
 

@@ -36,14 +36,14 @@ def tiny(torch: Any) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def segmentation(tiny: ModuleType) -> Any:
-    from services.worker.engine.diarization import _demo_model
+    from services.worker.engine.speaker_models import _demo_model
 
     return _demo_model(tiny.TinySegmentation, MODELS / "segmentation")
 
 
 @pytest.fixture(scope="module")
 def embedding(tiny: ModuleType) -> Any:
-    from services.worker.engine.diarization import _demo_model
+    from services.worker.engine.speaker_models import _demo_model
 
     return _demo_model(tiny.TinyEmbedding, MODELS / "embedding")
 
@@ -91,14 +91,16 @@ def test_an_embedding_has_96_numbers(torch: Any, embedding: Any) -> None:
     assert torch.isfinite(embedding(waveforms, torch.zeros(4, frames))).all(), "of a speaker who is never alone"
 
 
-def test_a_chunk_that_comes_once_per_speaker_gives_each_speaker_his_own(torch: Any, embedding: Any) -> None:
-    chunks, frames = 0.1 * torch.randn(3, 1, CHUNK), embedding.num_frames(CHUNK)
-    waveforms = torch.stack([chunks[i] for i in (0, 0, 1, 1, 1, 0)])
-    masks = (torch.rand(6, frames) > 0.5).float()
-    together = embedding(waveforms, masks)
-    for row in range(6):
-        assert torch.allclose(embedding(waveforms[row : row + 1], masks[row : row + 1])[0], together[row], atol=1e-4)
-    assert not torch.allclose(together[0], together[1], atol=1e-2)
+def test_a_chunk_is_embedded_once_for_all_its_speakers(torch: Any, embedding: Any) -> None:
+    chunks, frames = 0.1 * torch.randn(2, 1, CHUNK), embedding.num_frames(CHUNK)
+    masks = (torch.rand(2, 3, frames) > 0.5).float()
+    together = embedding.forward_embedding(embedding.forward_frames(chunks), masks)
+    assert together.shape == (2, 3, 96)
+    for chunk in range(2):
+        for speaker in range(3):
+            alone = embedding(chunks[chunk : chunk + 1], masks[chunk : chunk + 1, speaker])
+            assert torch.allclose(alone[0], together[chunk, speaker], atol=1e-4)
+    assert not torch.allclose(together[0, 0], together[0, 1], atol=1e-2)
 
 
 def test_a_mask_of_one_says_as_much_as_none(torch: Any, embedding: Any) -> None:

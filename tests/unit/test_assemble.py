@@ -7,7 +7,7 @@ from itertools import groupby
 
 import pytest
 
-from services.worker.pipeline.assemble import assign_speakers, name_speakers, without_words
+from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.work import Segment, SpeakerTurn, Word
 
 
@@ -29,30 +29,6 @@ def speakers(turns: list[SpeakerTurn], *times: tuple[float, float]) -> str:
     assigned = assign_speakers([segment(*times)], turns)
     assert all(piece.speaker == word.speaker for piece in assigned for word in piece.words)
     return "".join(word.speaker for piece in assigned for word in piece.words)
-
-
-def test_speakers_are_named_in_the_order_in_which_they_are_heard() -> None:
-    turns = [turn("B", 5, 6), turn("C", 0, 2), turn("A", 1, 3), turn("C", 7, 8)]
-    assert name_speakers(turns) == (
-        turn("SPEAKER_00", 0, 2),
-        turn("SPEAKER_01", 1, 3),
-        turn("SPEAKER_02", 5, 6),
-        turn("SPEAKER_00", 7, 8),
-    )
-
-
-def test_of_two_who_begin_together_the_shorter_turn_is_first() -> None:
-    assert [found.speaker for found in name_speakers([turn("x", 0, 9), turn("y", 0, 2)])] == [
-        "SPEAKER_00",
-        "SPEAKER_01",
-    ]
-    assert name_speakers([turn("x", 0, 9), turn("y", 0, 2)])[0].end == 2
-
-
-def test_the_tenth_and_the_hundredth_speaker_have_names_of_their_own() -> None:
-    named = name_speakers(turn(str(number), number, number + 1) for number in range(101))
-    assert [named[index].speaker for index in (9, 10, 100)] == ["SPEAKER_09", "SPEAKER_10", "SPEAKER_100"]
-    assert name_speakers([]) == ()
 
 
 def test_a_segment_is_cut_where_the_speaker_changes() -> None:
@@ -133,10 +109,27 @@ def test_a_long_turn_is_found_behind_many_short_ones() -> None:
     assert speakers([turn("A", 0, 100), *short], (50, 51), (99, 100.5)) == "AA"
 
 
-def test_a_segment_without_words_goes_to_whoever_is_heard_most_in_it() -> None:
+def test_a_text_that_cannot_be_cut_goes_to_whoever_is_heard_most_in_it() -> None:
     turns = [turn("A", 0, 4), turn("B", 4, 10), turn("A", 9, 12)]
-    whole, late = assign_speakers([Segment(0, 10, " all of it"), Segment(20, 21, " late")], turns)
-    assert (whole, late) == (Segment(0, 10, " all of it", "B"), Segment(20, 21, " late", "A"))
+    given = [Segment(0, 10, " everything"), Segment(20, 21, " late"), Segment(3, 3, " at once"), Segment(4, 5, "")]
+    assert [piece.speaker for piece in assign_speakers(given, turns)] == ["B", "A", "A", "B"]
+    assert [piece.text for piece in assign_speakers(given, turns)] == [whole.text for whole in given]
+
+
+def test_a_text_without_words_times_is_cut_at_the_turns_by_how_long_each_is() -> None:
+    turns = [turn("A", 0, 4), turn("B", 4, 10)]
+    assert assign_speakers([Segment(0, 10, " 34 67 90 abcdefgh ij klm")], turns) == (
+        Segment(0, 3.6, " 34 67 90", "A"),
+        Segment(3.6, 10, " abcdefgh ij klm", "B"),
+    )
+
+
+def test_a_short_word_in_between_is_no_piece_of_a_text_whose_words_have_no_times() -> None:
+    turns = [turn("A", 0, 4), turn("B", 4, 4.4), turn("A", 4.4, 6), turn("B", 6, 10)]
+    text = "".join(f" {number:03}" for number in range(25))
+    first, second = assign_speakers([Segment(0, 10, text)], turns)
+    assert (first.speaker, second.speaker, first.text + second.text) == ("A", "B", text)
+    assert first.end == second.start == pytest.approx(6.0)
 
 
 def test_words_can_be_left_out() -> None:
@@ -195,7 +188,8 @@ def test_any_words_go_where_looking_at_every_turn_sends_them(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_any_segments_without_words_go_where_looking_at_every_turn_sends_them(seed: int) -> None:
     rng = random.Random(seed)
-    turns = list(name_speakers(turn(rng.choice("ABC"), *quarters(rng, 40)) for _ in range(40)))
+    spoken = [turn(rng.choice("ABC"), *quarters(rng, 40)) for _ in range(40)]
+    turns = sorted(spoken, key=lambda one: (one.start, one.end))
     given = [Segment(*quarters(rng, 120), " text") for _ in range(50)]
     for whole in assign_speakers(given, turns):
         assert whole.speaker in may_say(turns, whole.start, whole.end, "")

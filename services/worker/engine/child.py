@@ -94,6 +94,7 @@ class EngineChild:
         while (message := self._pipe.receive()) is not None:
             self._handle(message)
         self._preparation.close()
+        self._diarizer.close()
 
     def _handle(self, message: ToEngine) -> None:
         match message:

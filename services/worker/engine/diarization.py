@@ -1,55 +1,89 @@
-"""Who speaks when, by pyannote.audio's pipeline, loaded in the background and shared by all jobs."""
+"""Who speaks when: a recording's chunks, one after the other, through the speaker models and the clustering, shared by all jobs.
+
+Invariant: what is in memory does not grow with the recording, but for its turns. Sound is read from disk as it is needed.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import structlog
-import yaml
-from huggingface_hub import constants, get_token, try_to_load_from_cache
 
-from services.worker.engine import catalog
-from services.worker.engine.model_files import short_error
+from services.worker.engine import speaker_models
+from services.worker.engine.memory import is_out_of_memory
 from services.worker.engine.protocol import EngineSettings
-from services.worker.pipeline.assemble import name_speakers
+from services.worker.engine.speaker_clusters import Bounds, ClusterProcess, Clusters, Found, Heard, Rules, joined
+from services.worker.engine.speaker_models import DEMO
 from services.worker.pipeline.faults import WorkError
-from services.worker.pipeline.recording import Samples
+from services.worker.pipeline.recording import PreparedRecording
+from services.worker.pipeline.speaker_chunks import Chunk, plan_chunks
+from services.worker.pipeline.speaker_linking import link
 from services.worker.pipeline.windows import SAMPLE_RATE
-from services.worker.work import Options, SpeakerTurn
+from services.worker.work import ChunkSpeakers, Options, Speakers, VoiceTurn
+
+if TYPE_CHECKING:
+    from services.worker.engine.speaker_windows import Grid, SpeakerModels
 
 log = structlog.get_logger()
 
-HUB_PIPELINE = "pyannote/speaker-diarization-community-1"
-DEMO = "demo"
-_DEMO_FOLDER = "diarization-demo"
 DEMO_NOTE = "Bundled for demo and tests: tells synthetic voices apart, and no people's."
 
-# Less than this holds no speaker turn worth the name, and embeddings need 0.3 s.
+BATCH_SIZES = {"cpu": 8, "cuda": 32}
+"""Windows that go through the models at once: a second or two, after which a canceled job ends, and on a GPU transcription gets
+its turn."""
+
+MOST_THREADS = 4
+"""On a CPU, each with a batch of its own: batches side by side are faster than one that is spread over the cores."""
+
+# Embeddings need 0.3 s; less than this holds no speaker turn worth the name.
 _SHORTEST_SECONDS = 0.5
 
-_NONE = (
-    "This worker has no diarization model. Set WORKER_DIARIZATION_MODEL on the worker to a hub name or a folder, "
-    f"or HF_TOKEN so that {HUB_PIPELINE} can be downloaded (accept its terms on the hub first)."
-)
+_NICENESS = 10
+"""Of the threads on a CPU: transcription goes first."""
+
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a job follows its diarization.
+
+    - check: called every tenth of a second or so, from several threads; may raise to give up.
+    - finished: told each chunk that is new, which then need not be diarized again; in order.
+    - progress: told the share that is done, 0 to 1, never falling.
+    """
+
+    check: Callable[[], None]
+    finished: Callable[[ChunkSpeakers], None]
+    progress: Callable[[float], None]
 
 
 class Diarizer:
     """The pipeline, if any. ``name`` is the configured one, "" for none; ``error`` says why there is none."""
 
-    def __init__(self, settings: EngineSettings, device: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: EngineSettings, device: str, changed: Callable[[], None], clusters: Clusters | None = None
+    ) -> None:
         self._settings = settings
         self._device = device
         self._changed = changed
-        self._pipeline: Any = None
+        self._models: SpeakerModels
+        self._rules: Callable[[Grid], Rules]
         self._tried = threading.Event()
-        # pyannote's pipeline is not made for several threads, and its step is set per job.
-        self._lock = threading.Lock()
-        self.name, self.error = _choose(settings)
+        self._process = ClusterProcess() if clusters is None else None
+        self._clusters: Clusters = clusters or self._process  # type: ignore[assignment]  # one of them is there
+        threads = min(MOST_THREADS, len(os.sched_getaffinity(0))) if device == "cpu" else 1
+        self._ahead = threads + 1
+        # All jobs' batches wait in one line, so that a short recording is not behind hours.
+        self._threads = ThreadPoolExecutor(threads, "speakers", _be_nice if device == "cpu" else None)
+        self._batch = BATCH_SIZES[device]
+        self.name, self.error = speaker_models.choose(settings)
         if not self.name:
             self._tried.set()
 
@@ -58,18 +92,42 @@ class Diarizer:
         if not self.name:
             return
         try:
-            self._pipeline = _load(self.name, self._settings, self._device)
+            self._use(speaker_models.load(self.name, self._settings, self._device))
             log.info("diarization_loaded", model=self.name, device=self._device)
         except Exception as error:  # whatever a pipeline's code raises: jobs without diarization go on
             log.exception("diarization_failed", model=self.name)
-            self.error = _failure(self.name, error)
+            self.error = speaker_models.failure(self.name, error, bool(self._settings.hf_token))
         self._tried.set()
         self._changed()
+
+    def _use(self, pipeline: Any) -> None:
+        from joblib import wrap_non_picklable_objects
+        from pyannote.core import SlidingWindow
+
+        from services.worker.engine.speaker_windows import SpeakerModels
+
+        models = SpeakerModels(pipeline, self._device)
+        clustering = wrap_non_picklable_objects(pipeline.clustering)
+        pause = float(pipeline.segmentation.min_duration_off)
+
+        def rules(grid: Grid) -> Rules:
+            step = grid.step / SAMPLE_RATE
+            windows = SlidingWindow(start=0.0, duration=models.window_seconds, step=step)
+            return Rules(clustering, windows, models.frames, pause)
+
+        self._models, self._rules = models, rules
+        if self._process is not None:
+            self._process.start()
+
+    def close(self) -> None:
+        """Ends its process."""
+        if self._process is not None:
+            self._process.close()
 
     @property
     def ready_name(self) -> str:
         """The pipeline's name unless it is known to be unavailable."""
-        return "" if self.error else _shown(self.name)
+        return "" if self.error else speaker_models.shown(self.name)
 
     @property
     def note(self) -> str:
@@ -80,126 +138,115 @@ class Diarizer:
         if self.error:
             raise WorkError("DIARIZATION_UNAVAILABLE", self.error)
 
-    def turns(self, samples: Samples, options: Options, check: Callable[[], None]) -> tuple[SpeakerTurn, ...]:
-        """Speaker turns of a recording at 16 kHz; none where nobody speaks.
+    def speakers(
+        self, recording: PreparedRecording, options: Options, watch: Watch, earlier: Iterable[ChunkSpeakers] = ()
+    ) -> Speakers:
+        """Who speaks when in a recording; nobody where nobody does.
 
-        ``check`` is called every few seconds of work and may raise to give up. Recordings longer than
-        ``options.diarization_max_duration_seconds`` are diarized whole as well: cutting them would need speakers to be
-        matched across the parts. ``diarization_fast_switching`` halves the step between chunks, which finds quick
-        exchanges better and takes twice as long.
+        It is diarized in chunks of ``options.diarization_max_duration_seconds`` (`speaker_chunks`); those of ``earlier``, which
+        another attempt finished, are taken as they are. Raises WorkError DIARIZATION_UNAVAILABLE.
         """
-        while not self._tried.wait(1.0):
-            check()
+        while not self._tried.wait(_LOOK_SECONDS):
+            watch.check()
         self.require()
-        if len(samples) < _SHORTEST_SECONDS * SAMPLE_RATE:
-            return ()
-        with self._turn(check):
-            found = self._run(samples, options, check)
-        return name_speakers(SpeakerTurn(round(turn.start, 3), round(turn.end, 3), str(label)) for turn, label in found)
-
-    @contextmanager
-    def _turn(self, check: Callable[[], None]) -> Iterator[None]:
-        """The pipeline for oneself; who waits for it, as long as another's recording takes, can be canceled."""
-        while not self._lock.acquire(timeout=1.0):
-            check()
-        try:
-            check()
-            yield
-        finally:
-            self._lock.release()
-
-    def _run(self, samples: Samples, options: Options, check: Callable[[], None]) -> list[tuple[Any, str]]:
-        import torch
-
-        def hook(*_: object, **__: object) -> None:
-            check()
-
-        inference = self._pipeline._segmentation
-        step = self._pipeline.segmentation_step * (0.5 if options.diarization_fast_switching else 1.0)
-        inference.step = step * inference.duration
-        file = {"waveform": torch.from_numpy(samples)[None], "sample_rate": SAMPLE_RATE, "uri": "recording"}
-        output = self._pipeline(file, min_speakers=options.min_speakers, max_speakers=options.max_speakers, hook=hook)
-        turns = output.speaker_diarization.itertracks(yield_label=True)
-        return [(turn, label) for turn, _, label in turns]
-
-
-def _choose(settings: EngineSettings) -> tuple[str, str]:
-    """(name, error): exactly one of them is set."""
-    wanted = settings.diarization_model
-    if wanted == "none":
-        return (
-            "",
-            "Diarization is switched off on this worker: WORKER_DIARIZATION_MODEL is 'none'. Set it to another, or leave it out.",
+        if recording.seconds < _SHORTEST_SECONDS:
+            return Speakers()
+        chunks = plan_chunks(
+            recording.samples, options.diarization_max_duration_seconds, options.diarization_fast_switching
         )
-    if wanted != "auto":
-        return wanted, ""
-    if settings.default_model == catalog.DEMO:
-        return DEMO, ""
-    cached = isinstance(try_to_load_from_cache(HUB_PIPELINE, "config.yaml"), str)
-    if cached or ((settings.hf_token or get_token()) and not constants.HF_HUB_OFFLINE):
-        return HUB_PIPELINE, ""
-    return "", _NONE
+        known = {chunk.index: chunk for chunk in earlier}
+        found: list[ChunkSpeakers] = []
+        for chunk in chunks:
+            if chunk.index not in known:
+                known[chunk.index] = self._diarized(recording, options, chunk, len(chunks), watch)
+                watch.finished(known[chunk.index])
+            found.append(known[chunk.index])
+            watch.progress(len(found) / len(chunks))
+        return link(found, options.min_speakers, options.max_speakers)
+
+    def _diarized(
+        self, recording: PreparedRecording, options: Options, chunk: Chunk, chunks: int, watch: Watch
+    ) -> ChunkSpeakers:
+        grid = self._models.grid(chunk.length, options.diarization_fast_switching)
+
+        def progress(share: float) -> None:
+            watch.progress((chunk.index + _MODELS_SHARE * share) / chunks)
+
+        heard = self._heard(recording, chunk, grid, watch.check, progress)
+        found = Found()
+        if heard.active.any():
+            bounds = Bounds(options.min_speakers, options.max_speakers, is_all=chunks == 1)
+            found = self._clusters.find(heard, self._rules(grid), bounds, watch.check)
+        return _placed(found, chunk, recording.seconds)
+
+    def _heard(
+        self,
+        recording: PreparedRecording,
+        chunk: Chunk,
+        grid: Grid,
+        check: Callable[[], None],
+        progress: Callable[[float], None],
+    ) -> Heard:
+        """What the models say of all windows of a chunk."""
+        parts: list[Heard] = []
+        waiting: deque[Future[Heard]] = deque()
+        firsts = deque(range(0, grid.count, self._batch))
+        try:
+            while firsts or waiting:
+                while firsts and len(waiting) < self._ahead:
+                    first = firsts.popleft()
+                    end = min(first + self._batch, grid.count)
+                    waiting.append(self._threads.submit(self._listen, recording, chunk, grid, first, end, check))
+                parts.append(_result(waiting.popleft(), check))
+                progress(min(1.0, len(parts) * self._batch / grid.count))
+        finally:
+            for future in waiting:
+                future.cancel()
+        return joined(parts)
+
+    def _listen(
+        self, recording: PreparedRecording, chunk: Chunk, grid: Grid, first: int, end: int, check: Callable[[], None]
+    ) -> Heard:
+        """Half at a time where the device has no room for all of these windows."""
+        check()
+        start, length = grid.span(first, end)
+        piece = recording.stretch(chunk.start + start, min(length, chunk.length - start))
+        try:
+            return self._models.listen(grid.cut(piece, end - first), check)
+        except Exception as error:
+            if end - first == 1 or not is_out_of_memory(error):
+                raise
+            log.warning("diarization_batch_halved", windows=end - first)
+        middle = (first + end) // 2
+        halves = (first, middle), (middle, end)
+        return joined([self._listen(recording, chunk, grid, one, other, check) for one, other in halves])
 
 
-def _shown(name: str) -> str:
-    """A folder's path is this host's own business."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
+_MODELS_SHARE = 0.95
+"""Of the time that a chunk takes; the rest is clustering."""
 
 
-def _failure(name: str, error: Exception) -> str:
-    reason = short_error(error)
-    return (
-        f"The diarization model {_shown(name)!r} cannot be loaded ({type(error).__name__}: {reason}). Correct "
-        "WORKER_DIARIZATION_MODEL; for a gated model of the hub, accept its terms there and set HF_TOKEN on the worker."
-    )
+def _placed(found: Found, chunk: Chunk, seconds: float) -> ChunkSpeakers:
+    """In the recording's time. The last window is filled up with silence, and a turn may end a frame behind the end."""
+    offset = chunk.start / SAMPLE_RATE
+    end = min(seconds, chunk.end / SAMPLE_RATE)
+
+    def moved(turns: Iterable[VoiceTurn]) -> tuple[VoiceTurn, ...]:
+        return tuple(VoiceTurn(turn.start + offset, turn.end + offset, turn.voice) for turn in turns)
+
+    return ChunkSpeakers(chunk.index, offset, end, found.voices, moved(found.turns), moved(found.exclusive))
 
 
-def _load(name: str, settings: EngineSettings, device: str) -> Any:
-    from services.worker.engine.torchaudio_stub import import_torchaudio
-
-    import_torchaudio()
-    import torch
-
-    # More threads than one made it slower beside a decoding job, and hardly faster alone.
-    torch.set_num_threads(1)
-    if name == DEMO:
-        pipeline = _demo_pipeline(settings.bundled_dir / _DEMO_FOLDER)
-    else:
-        from pyannote.audio import Pipeline
-
-        pipeline = Pipeline.from_pretrained(name, token=settings.hf_token or None)
-        if pipeline is None:
-            raise RuntimeError("the hub does not give it out")
-    return pipeline.to(torch.device(device))
+def _result(future: Future[Heard], check: Callable[[], None]) -> Heard:
+    while True:
+        try:
+            return future.result(_LOOK_SECONDS)
+        except TimeoutError:
+            if future.done():  # then it may be its own error
+                return future.result()
+            check()
 
 
-def _demo_pipeline(folder: Path) -> Any:
-    """pyannote's own pipeline around the bundled models; no pickle is loaded."""
-    from pyannote.audio.core.plda import PLDA
-    from pyannote.audio.pipelines import SpeakerDiarization
-
-    from services.worker.engine.tiny_diarization import TinyEmbedding, TinySegmentation
-
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    given = dict(config["pipeline"]["params"])
-    given["segmentation"] = _demo_model(TinySegmentation, folder / "segmentation")
-    given["embedding"] = _demo_model(TinyEmbedding, folder / "embedding")
-    given["plda"] = PLDA.from_pretrained(folder)
-    return SpeakerDiarization(**given).instantiate(config["params"])
-
-
-def _demo_model(kind: Any, stem: Path) -> Any:
-    from pyannote.audio.core.task import Problem, Resolution, Specifications
-    from safetensors.torch import load_file
-
-    described = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-    specifications = described["specifications"]
-    model = kind(**described["hyper_parameters"])
-    model.specifications = Specifications(
-        problem=Problem[specifications.pop("problem")],
-        resolution=Resolution[specifications.pop("resolution")],
-        **specifications,
-    )
-    model.build()
-    model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
-    return model.eval()
+def _be_nice() -> None:
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -19,7 +19,7 @@ from services.worker.engine.decoding import (
     detect_language,
     settle_language,
 )
-from services.worker.engine.diarization import Diarizer
+from services.worker.engine.diarization import Diarizer, Watch
 from services.worker.engine.lanes import JobLine, Lanes, Memory
 from services.worker.engine.memory import is_out_of_memory, needs_new_process
 from services.worker.engine.models import LoadedModel, Models
@@ -203,9 +203,21 @@ class _Job:
         if earlier is not None and earlier.plan.fingerprint == plan.fingerprint and earlier.turns is not None:
             turns = earlier.turns
         else:
-            turns = self._tools.diarizer.turns(recording.whole(), self._options, self._check)
+            turns = self._tools.diarizer.speakers(recording, self._options, self._watch()).turns
         self._report(SpeakersFound(turns))
         return turns
+
+    def _watch(self) -> Watch:
+        shown = 0
+
+        def progress(share: float) -> None:
+            nonlocal shown
+            percent = 10 * int(10 * share)
+            if percent > shown:
+                shown = percent
+                self._report(StageChanged("diarizing", f"{percent} %"))
+
+        return Watch(self._check, finished=lambda _chunk: None, progress=progress)
 
     def _transcribe(
         self,

@@ -5,11 +5,9 @@ Invariant: no spool is left of a recording that nobody will decode, and no proce
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
-import signal
 import threading
 import time
 import uuid
@@ -23,6 +21,7 @@ from pathlib import Path
 import structlog
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from services.worker.engine import child_processes
 from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
@@ -47,8 +46,6 @@ _ROOM_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Seconds between two looks whether the disk has room; the last one again and again."""
 
 _WAITS_FOR_ROOM = "waiting for disk space on the worker"
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def default_processes() -> int:
@@ -82,7 +79,7 @@ class Preparation:
     def _new_pool(self) -> ProcessPool:
         """It ends the process of a task that is canceled, and starts another in the place of one that died at work."""
         context = get_context("spawn")
-        return ProcessPool(self._processes, initializer=_begin, initargs=(os.getpid(),), context=context)
+        return ProcessPool(self._processes, initializer=child_processes.begin, initargs=(os.getpid(),), context=context)
 
     def _renew(self, broken: ProcessPool) -> None:
         """A process that dies while it has nothing to do breaks the pool."""
@@ -212,14 +209,6 @@ def _pause(seconds: float, check: Callable[[], None]) -> None:
 
 
 # --- in the processes
-
-
-def _begin(parent: int) -> None:
-    """Ctrl-C reaches the whole group, and is not for this process; when the engine child dies, it goes with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that
-        os._exit(1)
 
 
 def _warm_up() -> None:

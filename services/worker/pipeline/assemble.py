@@ -1,39 +1,34 @@
-"""Who said what: words get speakers, segments are cut where the speaker changes. Pure.
-
-Speakers are named SPEAKER_00, SPEAKER_01, … in the order in which they are first heard.
-"""
+"""Who said what: words get speakers, segments are cut where the speaker changes. Pure."""
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 
 from services.worker.work import Segment, SpeakerTurn, Word
 
 MOMENT_SECONDS = 0.01
 """What a word takes at least: alignment gives some words no length, and nobody speaks for no time."""
 
-
-def name_speakers(turns: Iterable[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
-    """The turns in order of time, with speakers named in order of appearance."""
-    names: dict[str, str] = {}
-    ordered = sorted(turns, key=lambda turn: (turn.start, turn.end))
-    return tuple(replace(turn, speaker=names.setdefault(turn.speaker, f"SPEAKER_{len(names):02d}")) for turn in ordered)
+SHORTEST_PIECE_SECONDS = 0.5
+"""Of a text whose words have no times: it is not known that well who says what of it. Less stays with a neighbor."""
 
 
 def assign_speakers(segments: Iterable[Segment], turns: Sequence[SpeakerTurn]) -> tuple[Segment, ...]:
     """Cuts the segments at speaker changes. ``turns`` are ordered by start; without any, nothing changes.
 
-    A segment without words cannot be cut, and goes to the speaker who is heard most in it.
+    Where there are words, by their times. Where there are none, each speaker gets as much of the text as he has of the
+    time, in whole words; a text that cannot be cut goes to the speaker who is heard most in it.
     """
     if not turns:
         return tuple(segments)
     voices = _Voices(turns)
     pieces: list[Segment] = []
     for segment in segments:
-        pieces.extend(_cut(segment, voices) if segment.words else [_whole(segment, voices)])
+        pieces.extend(_cut(segment, voices) if segment.words else _cut_by_turns(segment, voices))
     return tuple(pieces)
 
 
@@ -41,8 +36,33 @@ def without_words(segments: Iterable[Segment]) -> tuple[Segment, ...]:
     return tuple(replace(segment, words=()) for segment in segments)
 
 
-def _whole(segment: Segment, voices: _Voices) -> Segment:
-    return replace(segment, speaker=voices.during(segment.start, segment.end, ""))
+def _cut_by_turns(segment: Segment, voices: _Voices) -> list[Segment]:
+    """As if every letter took the same time, for the times of words are not known."""
+    runs = [list(run) for _, run in groupby(_spread(segment, voices), key=lambda word: word.speaker)]
+    while len(runs) > 1 and _seconds(shortest := min(runs, key=_seconds)) < SHORTEST_PIECE_SECONDS:
+        place = runs.index(shortest)
+        around = [runs[near] for near in (place - 1, place + 1) if 0 <= near < len(runs)]
+        speaker = max(around, key=_seconds)[0].speaker
+        runs[place] = [replace(word, speaker=speaker) for word in shortest]
+        runs = [list(run) for _, run in groupby(chain(*runs), key=lambda word: word.speaker)]
+    if len(runs) < 2:
+        return [replace(segment, speaker=voices.during(segment.start, segment.end, ""))]
+    return [replace(_piece(run[0].speaker, tuple(run)), words=()) for run in runs]
+
+
+def _seconds(run: Sequence[Word]) -> float:
+    return run[-1].end - run[0].start
+
+
+def _spread(segment: Segment, voices: _Voices) -> Iterator[Word]:
+    """The text's words with the times that they may have, and who is heard then."""
+    texts = re.findall(r"\s*\S+", segment.text)
+    ends = list(accumulate(map(len, texts)))
+    times = [round(segment.start + (segment.end - segment.start) * end / ends[-1], 3) for end in ends[:-1]]
+    speaker = ""
+    for text, start, end in zip(texts, [segment.start, *times], [*times, segment.end], strict=False):
+        speaker = voices.during(start, max(end, start + MOMENT_SECONDS), speaker)
+        yield Word(text, start, end, 0.0, speaker)
 
 
 def _cut(segment: Segment, voices: _Voices) -> list[Segment]:

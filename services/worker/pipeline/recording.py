@@ -33,9 +33,13 @@ class PreparedRecording:
         """The window's speech without its silences."""
         return self._read(window.spans)
 
-    def whole(self) -> Samples:
-        """All of it, in memory: 230 MB an hour."""
-        return self._read([Span(0, self.samples)])
+    def stretch(self, start: int, length: int) -> Samples:
+        """So many samples from ``start`` on, or what there is of them."""
+        return (
+            self._read([Span(start, min(start + length, self.samples))])
+            if start < self.samples
+            else np.zeros(0, np.float32)
+        )
 
     def close(self) -> None:
         """Removes the spool; again is no fault."""

@@ -1,0 +1,142 @@
+"""Which diarization pipeline a worker has, and how it is loaded; and why there is none, in words that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import constants, get_token, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+from services.worker.engine import catalog
+from services.worker.engine.model_files import short_error
+from services.worker.engine.protocol import EngineSettings
+
+HUB_PIPELINE = "pyannote/speaker-diarization-community-1"
+DEMO = "demo"
+_DEMO_FOLDER = "diarization-demo"
+
+_TOKENS = "https://huggingface.co/settings/tokens"
+
+_NONE = (
+    "This worker has no diarization model: HF_TOKEN is not set. Accept the terms on "
+    f"https://huggingface.co/{HUB_PIPELINE}, make a token on {_TOKENS}, and set HF_TOKEN on the worker; or set "
+    "WORKER_DIARIZATION_MODEL to a folder."
+)
+
+
+class NotGivenOutError(Exception):
+    """The hub knows the pipeline and does not give it out."""
+
+
+def choose(settings: EngineSettings) -> tuple[str, str]:
+    """(name, error): exactly one of them is set."""
+    wanted = settings.diarization_model
+    if wanted == "none":
+        return (
+            "",
+            "Diarization is switched off on this worker: WORKER_DIARIZATION_MODEL is 'none'. Set it to another, or leave it out.",
+        )
+    if wanted != "auto":
+        return wanted, ""
+    if settings.default_model == catalog.DEMO:
+        return DEMO, ""
+    cached = isinstance(try_to_load_from_cache(HUB_PIPELINE, "config.yaml"), str)
+    if cached or ((settings.hf_token or get_token()) and not constants.HF_HUB_OFFLINE):
+        return HUB_PIPELINE, ""
+    return "", _NONE
+
+
+def shown(name: str) -> str:
+    """A folder's path is this host's own business."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
+
+
+def failure(name: str, error: Exception, has_token: bool) -> str:
+    """Why the pipeline is not there and what to do about it."""
+    refused = isinstance(error, NotGivenOutError) or (
+        isinstance(error, HfHubHTTPError) and (isinstance(error, GatedRepoError) or _status(error) in (401, 403))
+    )
+    if not refused:
+        return (
+            f"The diarization model {shown(name)!r} cannot be loaded ({type(error).__name__}: {short_error(error)}). "
+            "Correct WORKER_DIARIZATION_MODEL: a name of the hub, or a folder with a config.yaml."
+        )
+    repository = _repository(error) or name
+    page = f"https://huggingface.co/{repository}"
+    said = f"The diarization model {shown(name)!r} cannot be loaded: the hub does not give out {repository}. "
+    if not has_token:
+        return f"{said}HF_TOKEN is not set. Accept the terms on {page}, make a token on {_TOKENS}, and set HF_TOKEN on the worker."
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{said}Accept the terms on {page} with the account that HF_TOKEN belongs to; a fine-grained token must be allowed to "
+            "read gated repositories."
+        )
+    return f"{said}It refuses HF_TOKEN: make a new token on {_TOKENS}, set HF_TOKEN on the worker, and accept the terms on {page}."
+
+
+def _status(error: HfHubHTTPError) -> int | None:
+    return getattr(error.response, "status_code", None)
+
+
+def _repository(error: Exception) -> str:
+    """Which one it is about: a pipeline may need models of other repositories."""
+    found = re.search(r"huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)", str(error))
+    return found[1] if found else ""
+
+
+def load(name: str, settings: EngineSettings, device: str) -> Any:
+    """pyannote's `SpeakerDiarization` on the device. Raises whatever a pipeline's code raises."""
+    from services.worker.engine.torchaudio_stub import import_torchaudio
+
+    import_torchaudio()
+    import torch
+
+    # More threads than one made it slower beside a decoding job, and hardly faster alone.
+    torch.set_num_threads(1)
+    if name == DEMO:
+        pipeline = _demo_pipeline(settings.bundled_dir / _DEMO_FOLDER)
+    else:
+        from pyannote.audio import Pipeline
+
+        pipeline = Pipeline.from_pretrained(name, token=settings.hf_token or None)
+        if pipeline is None:
+            raise NotGivenOutError("the hub does not give it out")
+    if pipeline._expects_num_speakers:
+        raise ValueError(f"its clustering, {pipeline.klustering}, cannot tell how many speakers there are")
+    return pipeline.to(torch.device(device))
+
+
+def _demo_pipeline(folder: Path) -> Any:
+    """pyannote's own pipeline around the bundled models; no pickle is loaded."""
+    from pyannote.audio.core.plda import PLDA
+    from pyannote.audio.pipelines import SpeakerDiarization
+
+    from services.worker.engine.tiny_diarization import TinyEmbedding, TinySegmentation
+
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    given = dict(config["pipeline"]["params"])
+    given["segmentation"] = _demo_model(TinySegmentation, folder / "segmentation")
+    given["embedding"] = _demo_model(TinyEmbedding, folder / "embedding")
+    given["plda"] = PLDA.from_pretrained(folder)
+    return SpeakerDiarization(**given).instantiate(config["params"])
+
+
+def _demo_model(kind: Any, stem: Path) -> Any:
+    from pyannote.audio.core.task import Problem, Resolution, Specifications
+    from safetensors.torch import load_file
+
+    described = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    specifications = described["specifications"]
+    model = kind(**described["hyper_parameters"])
+    model.specifications = Specifications(
+        problem=Problem[specifications.pop("problem")],
+        resolution=Resolution[specifications.pop("resolution")],
+        **specifications,
+    )
+    model.build()
+    model.load_state_dict(load_file(stem.with_suffix(".safetensors")))
+    return model.eval()

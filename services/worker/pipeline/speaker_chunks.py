@@ -1,0 +1,56 @@
+"""Into which stretches a recording is cut to learn who speaks when: each is diarized on its own, so that neither memory nor
+time grow faster than the recording. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from services.worker.pipeline.windows import SAMPLE_RATE
+
+USUAL_SECONDS = 30 * 60.0
+"""Of a chunk where nothing is asked for. Clustering takes memory with the square of it."""
+
+LONGEST_SECONDS = 60 * 60.0
+"""Of a chunk, whatever is asked for: ten hours at once would take 12 GB to cluster."""
+
+SHORTEST_SECONDS = 60.0
+"""A shorter chunk hears no speaker long enough to know him again."""
+
+OVERLAP_SECONDS = 30.0
+"""Neighbors share so much: who speaks in it is heard in both, which says who is who."""
+
+MOST_OVERLAP = 0.25
+"""Of a chunk's length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """``length`` samples at 16 kHz from ``start`` on."""
+
+    index: int
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+def plan_chunks(samples: int, longest_seconds: float | None, fast_switching: bool) -> tuple[Chunk, ...]:
+    """Chunks of equal length, none longer than asked for; one where that is enough.
+
+    ``fast_switching``: half as long, and twice as much of each shared with its neighbors.
+    """
+    longest = USUAL_SECONDS if longest_seconds is None else min(LONGEST_SECONDS, longest_seconds)
+    overlap = OVERLAP_SECONDS
+    if fast_switching:
+        longest, overlap = longest / 2, 2 * overlap
+    longest = max(SHORTEST_SECONDS, longest)
+    overlap = min(overlap, MOST_OVERLAP * longest)
+    most, shared = round(longest * SAMPLE_RATE), round(overlap * SAMPLE_RATE)
+    count = max(1, math.ceil((samples - shared) / (most - shared)))
+    length = math.ceil((samples + (count - 1) * shared) / count)
+    starts = [index * (length - shared) for index in range(count)]
+    return tuple(Chunk(index, start, min(length, samples - start)) for index, start in enumerate(starts))
