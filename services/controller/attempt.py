@@ -267,6 +267,8 @@ class Attempt:
                 return await self._planned(job, event)
             case wire.TurnsReported(payload):
                 return JobUpdate(job, turns=payload)
+            case wire.SpeakerChunkReported(index, payload):
+                return JobUpdate(job, speaker_chunks=((index, payload),))
             case wire.WindowReported():
                 return await self._window_finished(job, event)
             case wire.Completed():

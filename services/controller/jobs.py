@@ -277,13 +277,15 @@ class FinalSegment:
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """One durable step of a job: all of it or nothing. ``attempt_ended``: what became of its attempt ``job.attempt``."""
+    """One durable step of a job: all of it or nothing. ``attempt_ended``: what became of its attempt ``job.attempt``.
+    ``speaker_chunks``: by their numbers, of use until there are ``turns``."""
 
     job: Job
     changes: tuple[Change, ...] = ()
     segments: tuple[FinalSegment, ...] = ()
     finished_windows: tuple[int, ...] = ()
     plan: Plan | None = None
+    speaker_chunks: tuple[tuple[int, bytes], ...] = ()
     turns: bytes | None = None
     forget_finished_work: bool = False
     attempt_ended: AttemptState | None = None
@@ -296,6 +298,7 @@ class JobUpdate:
             self.segments + later.segments,
             self.finished_windows + later.finished_windows,
             later.plan or self.plan,
+            self.speaker_chunks + later.speaker_chunks,
             later.turns if later.turns is not None else self.turns,
             self.forget_finished_work or later.forget_finished_work,
             later.attempt_ended or self.attempt_ended,
@@ -309,6 +312,7 @@ class FinishedWork:
     plan: Plan | None = None
     windows: frozenset[int] = field(default_factory=frozenset)
     turns: bytes | None = None
+    speaker_chunks: tuple[bytes, ...] = ()
 
 
 def changed(job: Job, now: datetime) -> JobUpdate:

@@ -274,7 +274,8 @@ def _finished_message(finished: FinishedWork) -> worker_pb2.FinishedWork | None:
         return None
     turns = worker_pb2.SpeakerTurns.FromString(finished.turns) if finished.turns is not None else None
     plan = worker_pb2.WindowPlan.FromString(finished.plan.payload)
-    return worker_pb2.FinishedWork(plan=plan, windows=sorted(finished.windows), turns=turns)
+    chunks = [worker_pb2.SpeakerChunk.FromString(payload) for payload in finished.speaker_chunks]
+    return worker_pb2.FinishedWork(plan=plan, windows=sorted(finished.windows), turns=turns, speaker_chunks=chunks)
 
 
 # --- workers: events
@@ -296,6 +297,14 @@ class ProgressReported:
 
 @dataclass(frozen=True, slots=True)
 class TurnsReported:
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerChunkReported:
+    """``payload`` is the worker's own message, as a plan's."""
+
+    index: int
     payload: bytes
 
 
@@ -334,6 +343,7 @@ WorkerEvent = (
     | ProgressReported
     | Plan
     | TurnsReported
+    | SpeakerChunkReported
     | WindowReported
     | Completed
     | Failed
@@ -358,6 +368,9 @@ def worker_event(event: worker_pb2.Event) -> WorkerEvent | None:
             return Plan(plan.fingerprint, plan.language, seconds(plan.duration), plan.SerializeToString())
         case "speakers_found":
             return TurnsReported(event.speakers_found.SerializeToString())
+        case "speaker_chunk_found":
+            chunk = event.speaker_chunk_found
+            return SpeakerChunkReported(chunk.index, chunk.SerializeToString())
         case "window_finished":
             window = event.window_finished
             segments = tuple(_segment(segment) for segment in window.segments)

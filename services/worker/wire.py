@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from services.worker.status import WorkerStatus
 from services.worker.work import (
     AttemptKey,
     Canceled,
+    ChunkSpeakers,
     Completed,
     Failed,
     FinishedWork,
@@ -25,9 +27,12 @@ from services.worker.work import (
     Progress,
     Report,
     Segment,
+    SpeakerChunkFound,
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
+    Voice,
+    VoiceTurn,
     Window,
     WindowFinished,
     WindowPlan,
@@ -115,15 +120,21 @@ def options_message(values: Options) -> worker_pb2.TranscriptionOptions:
 
 
 def finished_work(message: worker_pb2.FinishedWork) -> FinishedWork:
-    turns = speaker_turns(message.turns) if message.HasField("turns") else None
-    return FinishedWork(window_plan(message.plan), frozenset(message.windows), turns)
+    return FinishedWork(
+        window_plan(message.plan),
+        frozenset(message.windows),
+        speaker_turns(message.turns.turns) if message.HasField("turns") else None,
+        speaker_turns(message.turns.exclusive),
+        tuple(speaker_chunk(chunk) for chunk in message.speaker_chunks),
+    )
 
 
 def finished_work_message(values: FinishedWork) -> worker_pb2.FinishedWork:
     return worker_pb2.FinishedWork(
         plan=window_plan_message(values.plan),
         windows=sorted(values.finished_windows),
-        turns=speaker_turns_message(values.turns) if values.turns is not None else None,
+        turns=speaker_turns_message(values.turns, values.exclusive_turns) if values.turns is not None else None,
+        speaker_chunks=[speaker_chunk_message(chunk) for chunk in values.speaker_chunks],
     )
 
 
@@ -150,16 +161,49 @@ def window_plan_message(plan: WindowPlan) -> worker_pb2.WindowPlan:
     )
 
 
-def speaker_turns(message: worker_pb2.SpeakerTurns) -> tuple[SpeakerTurn, ...]:
-    return tuple(SpeakerTurn(seconds(turn.start), seconds(turn.end), turn.speaker) for turn in message.turns)
+def speaker_turns(messages: Iterable[worker_pb2.SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
+    return tuple(SpeakerTurn(seconds(turn.start), seconds(turn.end), turn.speaker) for turn in messages)
 
 
-def speaker_turns_message(turns: tuple[SpeakerTurn, ...]) -> worker_pb2.SpeakerTurns:
-    return worker_pb2.SpeakerTurns(
-        turns=[
+def speaker_turns_message(
+    turns: Iterable[SpeakerTurn], exclusive: Iterable[SpeakerTurn] = ()
+) -> worker_pb2.SpeakerTurns:
+    def messages(of: Iterable[SpeakerTurn]) -> list[worker_pb2.SpeakerTurn]:
+        return [
             worker_pb2.SpeakerTurn(start=duration(turn.start), end=duration(turn.end), speaker=turn.speaker)
-            for turn in turns
+            for turn in of
         ]
+
+    return worker_pb2.SpeakerTurns(turns=messages(turns), exclusive=messages(exclusive))
+
+
+def speaker_chunk(message: worker_pb2.SpeakerChunk) -> ChunkSpeakers:
+    def voice_turns(messages: Iterable[worker_pb2.VoiceTurn]) -> tuple[VoiceTurn, ...]:
+        return tuple(VoiceTurn(seconds(turn.start), seconds(turn.end), turn.voice) for turn in messages)
+
+    return ChunkSpeakers(
+        message.index,
+        seconds(message.start),
+        seconds(message.end),
+        tuple(Voice(tuple(voice.embedding), seconds(voice.spoken)) for voice in message.voices),
+        voice_turns(message.turns),
+        voice_turns(message.exclusive),
+    )
+
+
+def speaker_chunk_message(chunk: ChunkSpeakers) -> worker_pb2.SpeakerChunk:
+    def messages(turns: Iterable[VoiceTurn]) -> list[worker_pb2.VoiceTurn]:
+        return [
+            worker_pb2.VoiceTurn(start=duration(turn.start), end=duration(turn.end), voice=turn.voice) for turn in turns
+        ]
+
+    return worker_pb2.SpeakerChunk(
+        index=chunk.index,
+        start=duration(chunk.start),
+        end=duration(chunk.end),
+        voices=[worker_pb2.Voice(embedding=voice.embedding, spoken=duration(voice.seconds)) for voice in chunk.voices],
+        turns=messages(chunk.turns),
+        exclusive=messages(chunk.exclusive),
     )
 
 
@@ -176,8 +220,10 @@ def event_message(event: Event) -> worker_pb2.Event:
             message.progress.CopyFrom(worker_pb2.Progress(percent=percent, remaining=remaining))
         case Planned(plan):
             message.planned.CopyFrom(window_plan_message(plan))
-        case SpeakersFound(turns):
-            message.speakers_found.CopyFrom(speaker_turns_message(turns))
+        case SpeakerChunkFound(chunk):
+            message.speaker_chunk_found.CopyFrom(speaker_chunk_message(chunk))
+        case SpeakersFound(turns, exclusive):
+            message.speakers_found.CopyFrom(speaker_turns_message(turns, exclusive))
         case WindowFinished(index, segments, silent):
             segment_messages = [segment_message(segment) for segment in segments]
             message.window_finished.CopyFrom(
@@ -245,7 +291,10 @@ def report(message: worker_pb2.Event) -> Report | HandedBack:
         case "planned":
             return Planned(window_plan(message.planned))
         case "speakers_found":
-            return SpeakersFound(speaker_turns(message.speakers_found))
+            found = message.speakers_found
+            return SpeakersFound(speaker_turns(found.turns), speaker_turns(found.exclusive))
+        case "speaker_chunk_found":
+            return SpeakerChunkFound(speaker_chunk(message.speaker_chunk_found))
         case "window_finished":
             segments = tuple(_segment(segment) for segment in message.window_finished.segments)
             return WindowFinished(message.window_finished.index, segments, message.window_finished.silent)

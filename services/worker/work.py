@@ -139,6 +139,8 @@ class FinishedWork:
     plan: WindowPlan
     finished_windows: frozenset[int] = frozenset()
     turns: tuple[SpeakerTurn, ...] | None = None
+    exclusive_turns: tuple[SpeakerTurn, ...] = ()
+    speaker_chunks: tuple[ChunkSpeakers, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class Work:
     finished: FinishedWork | None = None
 
 
-# --- what the engine reports, in this order: Stage*, Planned, SpeakersFound?, (Progress | WindowFinished)*, one outcome
+# --- what the engine reports, in this order: Stage*, Planned, SpeakerChunkFound*, SpeakersFound?, (Progress | WindowFinished)*, one outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +184,18 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeakerChunkFound:
+    """One chunk of a recording is diarized; chunks finish in their order."""
+
+    chunk: ChunkSpeakers
+
+
+@dataclass(frozen=True, slots=True)
 class SpeakersFound:
+    """Of ``exclusive_turns`` no two are at the same time."""
+
     turns: tuple[SpeakerTurn, ...]
+    exclusive_turns: tuple[SpeakerTurn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +230,17 @@ class Canceled:
 
 
 Outcome = Completed | Failed | Canceled
-Report = StageChanged | Progress | Planned | SpeakersFound | WindowFinished | Completed | Failed | Canceled
+Report = (
+    StageChanged
+    | Progress
+    | Planned
+    | SpeakerChunkFound
+    | SpeakersFound
+    | WindowFinished
+    | Completed
+    | Failed
+    | Canceled
+)
 
 
 # --- what the engine can do, for capacity reports and ping

@@ -43,6 +43,7 @@ class Row:
     windows: set[int] = field(default_factory=set)
     plan: Plan | None = None
     turns: bytes | None = None
+    speaker_chunks: dict[int, bytes] = field(default_factory=dict)
     attempts: dict[int, Dispatch] = field(default_factory=dict)
 
 
@@ -217,7 +218,8 @@ class MemoryStore:
         row = self.tables.jobs.get(job_id)
         if row is None or row.plan is None:
             return FinishedWork()
-        return FinishedWork(row.plan, frozenset(row.windows), row.turns)
+        chunks = tuple(row.speaker_chunks[index] for index in sorted(row.speaker_chunks))
+        return FinishedWork(row.plan, frozenset(row.windows), row.turns, chunks)
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
         row = self.tables.jobs.get(job_id)
@@ -246,11 +248,12 @@ class MemoryStore:
 
 def _write_details(row: Row, update: JobUpdate) -> None:
     if update.forget_finished_work:
-        row.segments, row.windows, row.plan, row.turns = {}, set(), None, None
+        row.segments, row.windows, row.plan, row.turns, row.speaker_chunks = {}, set(), None, None, {}
     if update.plan is not None:
         row.plan, row.turns = update.plan, None
+    row.speaker_chunks |= dict(update.speaker_chunks)
     if update.turns is not None and row.plan is not None:
-        row.turns = update.turns
+        row.turns, row.speaker_chunks = update.turns, {}
     row.windows |= set(update.finished_windows)
     row.changes |= {change.number: change for change in update.changes}
     row.segments |= {final.number: final for final in update.segments}

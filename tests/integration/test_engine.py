@@ -13,11 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
+from services.worker import wire
 from services.worker.engine.messages import Configure, RunWork, WorkReported, encode, receive
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.supervisor import Supervisor
@@ -32,6 +34,7 @@ from services.worker.work import (
     Progress,
     Report,
     Segment,
+    SpeakerChunkFound,
     SpeakersFound,
     StageChanged,
     WindowFinished,
@@ -234,7 +237,7 @@ def best_match(speaker: str, segments: list[Segment], recording: Example) -> str
 async def test_speakers_are_found_before_the_first_window(engine: Supervisor, two_speakers: Example) -> None:
     found = await run(engine, two_speakers.path, diarization=True, word_timestamps=True)
     kinds = [type(report) for report in found.reports if not isinstance(report, StageChanged | Progress)]
-    assert kinds == [Planned, SpeakersFound, *[WindowFinished] * len(found.plan.windows), Completed]
+    assert kinds == [Planned, SpeakerChunkFound, SpeakersFound, *[WindowFinished] * len(found.plan.windows), Completed]
     assert all(word.speaker == segment.speaker for segment in found.segments for word in segment.words)
 
 
@@ -285,6 +288,19 @@ async def test_speakers_of_an_earlier_attempt_are_kept(engine: Supervisor, two_s
     )
     assert resumed.all(SpeakersFound) == [speakers]
     assert resumed.windows == {index: segments for index, segments in first.windows.items() if index != 0}
+
+
+async def test_chunks_that_an_earlier_attempt_diarized_are_kept(engine: Supervisor, long: Long) -> None:
+    """To the last digit: what comes of some new chunks and some old ones is what came of all new ones."""
+    options: dict[str, Any] = {"diarization": True, "diarization_max_duration_seconds": 60.0}
+    first = await run(engine, long.path, **options)
+    chunks = [found.chunk for found in first.all(SpeakerChunkFound)]
+    kept = wire.finished_work(wire.finished_work_message(FinishedWork(first.plan, speaker_chunks=(chunks[0],))))
+    assert kept.speaker_chunks == (chunks[0],)
+    resumed = await run(engine, long.path, kept, **options)
+    assert [found.chunk for found in resumed.all(SpeakerChunkFound)] == chunks[1:]
+    assert resumed.all(SpeakersFound) == first.all(SpeakersFound)
+    assert resumed.windows == first.windows
 
 
 # --- several at once, and ends before the end

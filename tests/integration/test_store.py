@@ -540,6 +540,26 @@ async def test_a_plan_windows_and_turns_are_kept_for_the_next_attempt(store: Sto
     assert await store.finished_work(job.id) == FinishedWork(PLAN, frozenset({0, 2}), b"\x00turns")
 
 
+async def test_chunks_of_speakers_are_kept_until_all_speakers_are_known(store: Store) -> None:
+    job = await store.save(JobUpdate(await running(store), plan=PLAN))
+    job = await store.save(JobUpdate(job, speaker_chunks=((1, b"one"), (0, b"\x00nil"))))
+    job = await store.save(JobUpdate(job, speaker_chunks=((1, b"one again"), (2, b"two"))))
+    assert await store.finished_work(job.id) == FinishedWork(PLAN, speaker_chunks=(b"\x00nil", b"one again", b"two"))
+    await store.save(JobUpdate(job, speaker_chunks=((3, b"three"),), turns=b"turns"))
+    assert await store.finished_work(job.id) == FinishedWork(PLAN, turns=b"turns")
+
+
+async def test_chunks_of_speakers_are_forgotten_with_the_plan_and_with_the_job(store: Store) -> None:
+    job = await store.save(JobUpdate(await running(store), plan=PLAN))
+    job = await store.save(JobUpdate(job, speaker_chunks=((0, b"nil"),)))
+    other = replace(PLAN, fingerprint="f2")
+    job = await store.save(JobUpdate(job, plan=other, forget_finished_work=True))
+    assert await store.finished_work(job.id) == FinishedWork(other)
+    await store.save(JobUpdate(job, speaker_chunks=((0, b"nil"),)))
+    await store.delete_job(job.id)
+    assert await store.finished_work(job.id) == FinishedWork()
+
+
 async def test_speakers_that_were_not_found_are_not_speakers_that_were_not_looked_for(store: Store) -> None:
     job = await store.save(JobUpdate(await running(store), plan=PLAN))
     assert (await store.finished_work(job.id)).turns is None

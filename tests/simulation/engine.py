@@ -14,6 +14,7 @@ from random import Random
 from services.worker.work import (
     AttemptKey,
     Canceled,
+    ChunkSpeakers,
     Completed,
     EngineState,
     Failed,
@@ -22,6 +23,7 @@ from services.worker.work import (
     Progress,
     Report,
     Segment,
+    SpeakerChunkFound,
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
@@ -32,6 +34,8 @@ from services.worker.work import (
 )
 
 WINDOW_SECONDS = 30.0
+
+SPEAKER_CHUNKS = 2
 
 STATE = EngineState(
     ready=True, models=(ModelState("demo", "loaded"), ModelState("other", "available")), diarization="demo"
@@ -165,7 +169,11 @@ class SimulatedEngine:
         yield Planned(made)
         same = finished is not None and finished.plan.fingerprint == made.fingerprint
         if work.options.diarization and not (same and finished.turns is not None):
-            await self._work(0.3)
+            known = {chunk.index for chunk in finished.speaker_chunks} if same else set()
+            for index in range(SPEAKER_CHUNKS):
+                if index not in known:
+                    await self._work(0.15)
+                    yield SpeakerChunkFound(ChunkSpeakers(index, 10.0 * index, 10.0 * index + 10, (), (), ()))
             yield SpeakersFound((SpeakerTurn(0.0, made.duration, "SPEAKER_00"),))
         yield StageChanged("transcribing")
         done = finished.finished_windows if same else frozenset()

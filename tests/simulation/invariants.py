@@ -99,7 +99,13 @@ class Rules:
         starting = old.state is not JobState.RUNNING and new.state is JobState.RUNNING
         if new.attempt < old.attempt or (starting and new.attempt <= old.attempt):
             self._fail("attempts grow", f"{new.id}: {old.attempt}, then {new.attempt}")
-        told = update.segments or update.finished_windows or update.plan or update.turns is not None
+        told = (
+            update.segments
+            or update.finished_windows
+            or update.plan
+            or update.speaker_chunks
+            or update.turns is not None
+        )
         completes = new.state is JobState.COMPLETE
         if (told or completes) and (old.state is not JobState.RUNNING or new.attempt != old.attempt):
             self._fail("stale attempt", f"{new.id}: attempt {new.attempt} writes; {old.attempt} is {old.state.value}")

@@ -296,6 +296,12 @@ def test_finished_work_is_handed_on_as_the_worker_wrote_it() -> None:
     assert message.finished == pb.FinishedWork(plan=PLAN, windows=[0, 2], turns=TURNS)
 
 
+def test_chunks_of_speakers_are_handed_on_as_the_worker_wrote_them() -> None:
+    plan = Plan("f", "pt", 55.123457, PLAN.SerializeToString())
+    message = dispatch(finished=FinishedWork(plan, speaker_chunks=(CHUNK.SerializeToString(),)))
+    assert message.finished == pb.FinishedWork(plan=PLAN, speaker_chunks=[CHUNK])
+
+
 def test_speakers_that_were_looked_for_and_not_found_are_not_looked_for_again() -> None:
     plan = Plan("f", "pt", 55.123457, PLAN.SerializeToString())
     nobody = pb.SpeakerTurns().SerializeToString()
@@ -338,6 +344,14 @@ SEGMENT = pb.Segment(
 )
 SAID = Segment(0.3, 0.7, " Olá!", "SPEAKER_00", WORDS)
 
+CHUNK = pb.SpeakerChunk(
+    index=1,
+    start=wire.duration(1770.0),
+    end=wire.duration(3600.0),
+    voices=[pb.Voice(embedding=[0.6, 0.8], spoken=wire.duration(12.5)), pb.Voice()],
+    turns=[pb.VoiceTurn(start=wire.duration(1771.5), end=wire.duration(1784.0), voice=1)],
+)
+
 EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
     (
         pb.Event(stage_changed=pb.StageChanged(stage="loading", detail="model turbo")),
@@ -347,6 +361,7 @@ EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
     (pb.Event(progress=pb.Progress(percent=50.0, remaining=wire.duration(0.0))), wire.ProgressReported(50.0, 0.0)),
     (pb.Event(progress=pb.Progress(percent=50.0, remaining=wire.duration(-3.0))), wire.ProgressReported(50.0, 0.0)),
     (pb.Event(planned=PLAN), Plan("f", "pt", 55.123457, PLAN.SerializeToString())),
+    (pb.Event(speaker_chunk_found=CHUNK), wire.SpeakerChunkReported(1, CHUNK.SerializeToString())),
     (pb.Event(speakers_found=TURNS), wire.TurnsReported(TURNS.SerializeToString())),
     (pb.Event(speakers_found=pb.SpeakerTurns()), wire.TurnsReported(b"")),
     (

@@ -8,10 +8,12 @@ from pathlib import Path
 from services.worker.engine.told import Told
 from services.worker.work import (
     AttemptKey,
+    ChunkSpeakers,
     FinishedWork,
     Options,
     Planned,
     Progress,
+    SpeakerChunkFound,
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
@@ -23,6 +25,7 @@ from tests.fakes.engine import plan
 PLAN = plan(4)
 OTHER = replace(PLAN, fingerprint="another")
 TURNS = (SpeakerTurn(0.0, 1.0, "SPEAKER_00"),)
+CHUNKS = [ChunkSpeakers(index, 0.0, 60.0, (), (), ()) for index in range(3)]
 WORK = Work(AttemptKey("job", 1), Path("sound"), Options())
 
 
@@ -45,6 +48,19 @@ def test_what_was_told_is_not_told_again_and_goes_with_the_work() -> None:
     assert told.is_news(WindowFinished(2, ()))
     assert told.is_news(Progress(75.0))
     assert not told.is_news(Progress(50.0))
+
+
+def test_chunks_of_speakers_go_with_the_work_and_with_what_it_came_with() -> None:
+    given = replace(WORK, finished=FinishedWork(PLAN, speaker_chunks=(CHUNKS[0],)))
+    told = Told()
+    told.is_news(Planned(PLAN))
+    assert told.is_news(SpeakerChunkFound(CHUNKS[1]))
+    assert not told.is_news(SpeakerChunkFound(CHUNKS[1]))
+    assert told.rest_of(given).finished == FinishedWork(PLAN, speaker_chunks=(CHUNKS[0], CHUNKS[1]))
+    told.is_news(SpeakersFound(TURNS, TURNS))
+    assert told.rest_of(given).finished == FinishedWork(PLAN, frozenset(), TURNS, TURNS, (CHUNKS[0], CHUNKS[1]))
+    told.is_news(Planned(OTHER))
+    assert told.rest_of(given).finished == FinishedWork(OTHER)
 
 
 def test_what_the_work_came_with_stays_with_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from services.worker.status import Offer, WorkerStatus
 from services.worker.work import (
     AttemptKey,
     Canceled,
+    ChunkSpeakers,
     Completed,
     Failed,
     FinishedWork,
@@ -23,9 +25,12 @@ from services.worker.work import (
     Progress,
     Report,
     Segment,
+    SpeakerChunkFound,
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
+    Voice,
+    VoiceTurn,
     Window,
     WindowFinished,
     WindowPlan,
@@ -36,6 +41,10 @@ from tests.fakes.engine import STATE
 
 PLAN = WindowPlan("f", "pt", 0.75, 86399.999999, (Window(0, 0.0, 29.98), Window(1, 29.98, 55.123457)))
 TURNS = (SpeakerTurn(0.1, 2.3, "SPEAKER_00"), SpeakerTurn(2.0, 4.0, "SPEAKER_01"))
+CHUNK = ChunkSpeakers(
+    1, 1770.0, 3599.999938, (Voice((0.6000000238418579, -0.800000011920929), 12.5), Voice((), 0.25)),
+    (VoiceTurn(1771.5, 1784.000125, 1), VoiceTurn(1772.0, 1773.0, 0)), (VoiceTurn(1771.5, 1784.000125, 1),),
+)  # fmt: skip
 WORDS = (Word(" Olá", 0.3, 0.7, 0.987654321, "SPEAKER_00"), Word("!", 0.7, 0.7, 0.0))
 
 REPORTS: list[Report | HandedBack] = [
@@ -44,7 +53,8 @@ REPORTS: list[Report | HandedBack] = [
     Progress(40.0, 181.5),
     Progress(100.0, 0.0),
     Planned(PLAN),
-    SpeakersFound(TURNS),
+    SpeakerChunkFound(CHUNK),
+    SpeakersFound(TURNS, TURNS[:1]),
     SpeakersFound(()),
     WindowFinished(3, (Segment(0.3, 0.7, " Olá! 🎧", "SPEAKER_00", WORDS), Segment(1.0, 2.0, " x"))),
     WindowFinished(4, ()),
@@ -91,6 +101,15 @@ def test_finished_work(turns: tuple[SpeakerTurn, ...] | None) -> None:
     message = wire.finished_work_message(finished)
     assert list(message.windows) == [0, 1]
     assert wire.finished_work(pb.FinishedWork.FromString(message.SerializeToString())) == finished
+
+
+def test_finished_chunks_and_exclusive_turns() -> None:
+    for finished in (
+        FinishedWork(PLAN, speaker_chunks=(CHUNK, replace(CHUNK, index=2))),
+        FinishedWork(PLAN, turns=TURNS, exclusive_turns=TURNS[:1]),
+    ):
+        message = wire.finished_work_message(finished).SerializeToString()
+        assert wire.finished_work(pb.FinishedWork.FromString(message)) == finished
 
 
 def test_a_dispatch_without_a_plan_has_nothing_finished() -> None:

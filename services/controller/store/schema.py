@@ -148,6 +148,15 @@ plans = Table(
     Column("turns", LargeBinary),
 )
 
+speaker_chunks = Table(
+    "speaker_chunks",
+    metadata,
+    _job_id(),
+    Column("chunk_index", Integer, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""Chunks that are diarized, until who speaks is known of all of the recording."""
+
 finished_windows = Table("finished_windows", metadata, _job_id(), Column("window_index", Integer, primary_key=True))
 
 events = Table(

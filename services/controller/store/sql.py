@@ -47,6 +47,9 @@ def _numbered(table: Any) -> Any:
     return select(table).where(this).order_by(table.c.number).limit(bindparam("this_limit", type_=Integer))
 
 
+_MADE = (schema.segments, schema.finished_windows, schema.speaker_chunks, schema.plans)
+"""What attempts made of a job."""
+
 # Asked for all the time: made once, they take half as long.
 _GET_JOB = select(schema.jobs).where(schema.jobs.c.id == bindparam("this_id"))
 _SAVE_JOB = schema.jobs.update().where(
@@ -230,7 +233,7 @@ class SqlStore:
 
         def delete(connection: Connection) -> None:
             connection.execute(left.insert().from_select(["job_id", "number"], pending))
-            for table in (schema.segments, schema.events, schema.finished_windows, schema.plans, schema.attempts):
+            for table in (*_MADE, schema.events, schema.attempts):
                 connection.execute(table.delete().where(table.c.job_id == job_id))
             connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
 
@@ -286,15 +289,18 @@ class SqlStore:
             await self._execute(schema.left_behind.delete().where(_left_behind(job_id, attempt)))
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
-        windows, plans = schema.finished_windows, schema.plans
+        windows, plans, chunks = schema.finished_windows, schema.plans, schema.speaker_chunks
 
         def read(connection: Connection) -> FinishedWork:
             plan = connection.execute(select(plans).where(plans.c.job_id == job_id)).mappings().first()
             if plan is None:
                 return FinishedWork()
-            done = connection.execute(select(windows.c.window_index).where(windows.c.job_id == job_id))
+            done = connection.execute(select(windows.c.window_index).where(windows.c.job_id == job_id)).scalars()
+            found = connection.execute(
+                select(chunks.c.payload).where(chunks.c.job_id == job_id).order_by(chunks.c.chunk_index)
+            ).scalars()
             value = Plan(plan["fingerprint"], plan["language"], plan["duration_seconds"], plan["payload"])
-            return FinishedWork(value, frozenset(done.scalars()), plan["turns"])
+            return FinishedWork(value, frozenset(done), plan["turns"], tuple(found))
 
         return await self._database.read(read)
 
@@ -378,7 +384,7 @@ def _move_attempt(
 def _write_details(connection: Connection, update: JobUpdate) -> None:
     job_id = update.job.id
     if update.forget_finished_work:
-        for table in (schema.segments, schema.finished_windows, schema.plans):
+        for table in _MADE:
             connection.execute(table.delete().where(table.c.job_id == job_id))
     if update.plan is not None:
         plan = {
@@ -389,9 +395,13 @@ def _write_details(connection: Connection, update: JobUpdate) -> None:
             "payload": update.plan.payload,
         }
         connection.execute(schema.plans.insert().values(plan))
+    chunks, plans = schema.speaker_chunks, schema.plans
+    for index, payload in update.speaker_chunks:
+        connection.execute(chunks.delete().where((chunks.c.job_id == job_id) & (chunks.c.chunk_index == index)))
+        connection.execute(chunks.insert(), {"job_id": job_id, "chunk_index": index, "payload": payload})
     if update.turns is not None:
-        plans = schema.plans
         connection.execute(plans.update().where(plans.c.job_id == job_id).values(turns=update.turns))
+        connection.execute(chunks.delete().where(chunks.c.job_id == job_id))
     if update.finished_windows:
         done = [{"job_id": job_id, "window_index": index} for index in update.finished_windows]
         connection.execute(schema.finished_windows.insert(), done)

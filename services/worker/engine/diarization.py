@@ -227,12 +227,14 @@ _MODELS_SHARE = 0.95
 
 
 def _placed(found: Found, chunk: Chunk, seconds: float) -> ChunkSpeakers:
-    """In the recording's time. The last window is filled up with silence, and a turn may end a frame behind the end."""
+    """In the recording's time, to the microsecond, which every store keeps. The last window is filled up with silence, and a turn may end a frame behind the end."""
     offset = chunk.start / SAMPLE_RATE
     end = min(seconds, chunk.end / SAMPLE_RATE)
 
     def moved(turns: Iterable[VoiceTurn]) -> tuple[VoiceTurn, ...]:
-        return tuple(VoiceTurn(turn.start + offset, turn.end + offset, turn.voice) for turn in turns)
+        return tuple(
+            VoiceTurn(round(turn.start + offset, 6), round(turn.end + offset, 6), turn.voice) for turn in turns
+        )
 
     return ChunkSpeakers(chunk.index, offset, end, found.voices, moved(found.turns), moved(found.exclusive))
 

@@ -40,6 +40,7 @@ from services.worker.work import (
     Planned,
     Report,
     Segment,
+    SpeakerChunkFound,
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
@@ -196,16 +197,21 @@ class _Job:
         return earlier.finished_windows
 
     def _turns(self, recording: PreparedRecording, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
+        """By which words get their speakers: of turns at the same time the one that is heard best."""
         if not self._options.diarization:
             return ()
         self._report(StageChanged("diarizing"))
         earlier = self._work.finished
-        if earlier is not None and earlier.plan.fingerprint == plan.fingerprint and earlier.turns is not None:
-            turns = earlier.turns
+        if earlier is not None and earlier.plan.fingerprint != plan.fingerprint:
+            earlier = None
+        if earlier is not None and earlier.turns is not None:
+            found = SpeakersFound(earlier.turns, earlier.exclusive_turns)
         else:
-            turns = self._tools.diarizer.speakers(recording, self._options, self._watch()).turns
-        self._report(SpeakersFound(turns))
-        return turns
+            chunks = earlier.speaker_chunks if earlier is not None else ()
+            speakers = self._tools.diarizer.speakers(recording, self._options, self._watch(), chunks)
+            found = SpeakersFound(speakers.turns, speakers.exclusive)
+        self._report(found)
+        return found.exclusive_turns or found.turns
 
     def _watch(self) -> Watch:
         shown = 0
@@ -217,7 +223,7 @@ class _Job:
                 shown = percent
                 self._report(StageChanged("diarizing", f"{percent} %"))
 
-        return Watch(self._check, finished=lambda _chunk: None, progress=progress)
+        return Watch(self._check, finished=lambda chunk: self._report(SpeakerChunkFound(chunk)), progress=progress)
 
     def _transcribe(
         self,

@@ -43,6 +43,7 @@ from services.worker.work import (
     EngineState,
     Failed,
     Report,
+    SpeakerChunkFound,
     SpeakersFound,
     StageChanged,
     WindowFinished,
@@ -107,7 +108,7 @@ class _Run:
         self.ended = self.ended or isinstance(report, Completed | Failed | Canceled)
         if self.told.is_news(report):
             self.reports.put_nowait(report)
-            if isinstance(report, SpeakersFound | WindowFinished):
+            if isinstance(report, SpeakerChunkFound | SpeakersFound | WindowFinished):
                 self.recycles = 0
 
     def send_again(self) -> None:

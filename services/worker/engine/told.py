@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.worker.work import (
+    ChunkSpeakers,
     FinishedWork,
     Planned,
     Progress,
     Report,
+    SpeakerChunkFound,
     SpeakersFound,
-    SpeakerTurn,
     WindowFinished,
     WindowPlan,
     Work,
@@ -23,7 +24,8 @@ class Told:
     def __init__(self) -> None:
         self._plan: WindowPlan | None = None
         self._windows: set[int] = set()
-        self._turns: tuple[SpeakerTurn, ...] | None = None
+        self._chunks: dict[int, ChunkSpeakers] = {}
+        self._speakers: SpeakersFound | None = None
         self._percent = 0.0
 
     def is_news(self, report: Report) -> bool:
@@ -31,8 +33,12 @@ class Told:
         match report:
             case Planned(plan):
                 return self._planned(plan)
-            case SpeakersFound(turns):
-                is_first, self._turns = self._turns is None, turns
+            case SpeakerChunkFound(chunk):
+                is_first = chunk.index not in self._chunks
+                self._chunks[chunk.index] = chunk
+                return is_first
+            case SpeakersFound():
+                is_first, self._speakers = self._speakers is None, report
                 return is_first
             case WindowFinished(index):
                 is_first = index not in self._windows
@@ -47,18 +53,24 @@ class Told:
         """The work as another child is to go on with it."""
         if self._plan is None:
             return work
-        windows, turns = frozenset(self._windows), self._turns
+        windows, chunks, speakers = frozenset(self._windows), dict(self._chunks), self._speakers
         earlier = work.finished
         if earlier is not None and earlier.plan.fingerprint == self._plan.fingerprint:
             windows |= earlier.finished_windows
-            turns = earlier.turns if turns is None else turns
-        return replace(work, finished=FinishedWork(self._plan, windows, turns))
+            chunks = {chunk.index: chunk for chunk in earlier.speaker_chunks} | chunks
+            if speakers is None and earlier.turns is not None:
+                speakers = SpeakersFound(earlier.turns, earlier.exclusive_turns)
+        finished = FinishedWork(self._plan, windows, speaker_chunks=tuple(chunks[index] for index in sorted(chunks)))
+        if speakers is not None:
+            finished = replace(finished, turns=speakers.turns, exclusive_turns=speakers.exclusive_turns)
+        return replace(work, finished=finished)
 
     def _planned(self, plan: WindowPlan) -> bool:
         known, self._plan = self._plan, plan
         if known is not None and known.fingerprint == plan.fingerprint:
             return False
         self._windows.clear()
-        self._turns = None
+        self._chunks.clear()
+        self._speakers = None
         self._percent = 0.0
         return True

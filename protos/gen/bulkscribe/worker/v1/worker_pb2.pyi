@@ -230,14 +230,16 @@ class TranscriptionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., diarization: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ...) -> None: ...
 
 class FinishedWork(_message.Message):
-    __slots__ = ("plan", "windows", "turns")
+    __slots__ = ("plan", "windows", "turns", "speaker_chunks")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     WINDOWS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     plan: WindowPlan
     windows: _containers.RepeatedScalarFieldContainer[int]
     turns: SpeakerTurns
-    def __init__(self, plan: _Optional[_Union[WindowPlan, _Mapping]] = ..., windows: _Optional[_Iterable[int]] = ..., turns: _Optional[_Union[SpeakerTurns, _Mapping]] = ...) -> None: ...
+    speaker_chunks: _containers.RepeatedCompositeFieldContainer[SpeakerChunk]
+    def __init__(self, plan: _Optional[_Union[WindowPlan, _Mapping]] = ..., windows: _Optional[_Iterable[int]] = ..., turns: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., speaker_chunks: _Optional[_Iterable[_Union[SpeakerChunk, _Mapping]]] = ...) -> None: ...
 
 class RunResponse(_message.Message):
     __slots__ = ("accepted", "event")
@@ -256,7 +258,7 @@ class Accepted(_message.Message):
     def __init__(self, worker_job_id: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("number", "occurred_at", "stage_changed", "progress", "planned", "speakers_found", "window_finished", "outcome")
+    __slots__ = ("number", "occurred_at", "stage_changed", "progress", "planned", "speakers_found", "window_finished", "outcome", "speaker_chunk_found")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     OCCURRED_AT_FIELD_NUMBER: _ClassVar[int]
     STAGE_CHANGED_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +267,7 @@ class Event(_message.Message):
     SPEAKERS_FOUND_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FINISHED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_CHUNK_FOUND_FIELD_NUMBER: _ClassVar[int]
     number: int
     occurred_at: _timestamp_pb2.Timestamp
     stage_changed: StageChanged
@@ -273,7 +276,8 @@ class Event(_message.Message):
     speakers_found: SpeakerTurns
     window_finished: WindowFinished
     outcome: Outcome
-    def __init__(self, number: _Optional[int] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stage_changed: _Optional[_Union[StageChanged, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., planned: _Optional[_Union[WindowPlan, _Mapping]] = ..., speakers_found: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., window_finished: _Optional[_Union[WindowFinished, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+    speaker_chunk_found: SpeakerChunk
+    def __init__(self, number: _Optional[int] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stage_changed: _Optional[_Union[StageChanged, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., planned: _Optional[_Union[WindowPlan, _Mapping]] = ..., speakers_found: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., window_finished: _Optional[_Union[WindowFinished, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., speaker_chunk_found: _Optional[_Union[SpeakerChunk, _Mapping]] = ...) -> None: ...
 
 class StageChanged(_message.Message):
     __slots__ = ("stage", "detail")
@@ -316,10 +320,46 @@ class Window(_message.Message):
     def __init__(self, index: _Optional[int] = ..., start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class SpeakerTurns(_message.Message):
-    __slots__ = ("turns",)
+    __slots__ = ("turns", "exclusive")
     TURNS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     turns: _containers.RepeatedCompositeFieldContainer[SpeakerTurn]
-    def __init__(self, turns: _Optional[_Iterable[_Union[SpeakerTurn, _Mapping]]] = ...) -> None: ...
+    exclusive: _containers.RepeatedCompositeFieldContainer[SpeakerTurn]
+    def __init__(self, turns: _Optional[_Iterable[_Union[SpeakerTurn, _Mapping]]] = ..., exclusive: _Optional[_Iterable[_Union[SpeakerTurn, _Mapping]]] = ...) -> None: ...
+
+class SpeakerChunk(_message.Message):
+    __slots__ = ("index", "start", "end", "voices", "turns", "exclusive")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    VOICES_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    start: _duration_pb2.Duration
+    end: _duration_pb2.Duration
+    voices: _containers.RepeatedCompositeFieldContainer[Voice]
+    turns: _containers.RepeatedCompositeFieldContainer[VoiceTurn]
+    exclusive: _containers.RepeatedCompositeFieldContainer[VoiceTurn]
+    def __init__(self, index: _Optional[int] = ..., start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., voices: _Optional[_Iterable[_Union[Voice, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[VoiceTurn, _Mapping]]] = ..., exclusive: _Optional[_Iterable[_Union[VoiceTurn, _Mapping]]] = ...) -> None: ...
+
+class Voice(_message.Message):
+    __slots__ = ("embedding", "spoken")
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    SPOKEN_FIELD_NUMBER: _ClassVar[int]
+    embedding: _containers.RepeatedScalarFieldContainer[float]
+    spoken: _duration_pb2.Duration
+    def __init__(self, embedding: _Optional[_Iterable[float]] = ..., spoken: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class VoiceTurn(_message.Message):
+    __slots__ = ("start", "end", "voice")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    VOICE_FIELD_NUMBER: _ClassVar[int]
+    start: _duration_pb2.Duration
+    end: _duration_pb2.Duration
+    voice: int
+    def __init__(self, start: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., end: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., voice: _Optional[int] = ...) -> None: ...
 
 class SpeakerTurn(_message.Message):
     __slots__ = ("start", "end", "speaker")
