@@ -23,7 +23,12 @@ _SLEEP = '''"""`time.sleep` without clock_nanosleep, to which libfaketime answer
 import threading
 import time
 
-time.sleep = lambda seconds: threading.Event().wait(seconds) and None
+
+def sleep(seconds):
+    threading.Event().wait(seconds)
+
+
+time.sleep = sleep
 '''
 
 

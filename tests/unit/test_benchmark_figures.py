@@ -89,10 +89,10 @@ def test_peaks_are_the_highest_of_each_label_and_of_all_at_one_time() -> None:
 
 
 def test_small_jobs_are_held_to_twice_their_latency_and_to_have_had_company() -> None:
-    by_name = {figure.name: figure for figure in beside_figures([1.0] * 20, [1.5] * 19 + [9.0], fewest=3)}
+    by_name = {figure.name: figure for figure in beside_figures([1.0] * 20, [1.5] * 19 + [9.0], fewest=3, enough=3)}
     assert by_name["95th percentile, beside over alone"].value == 1.5
     assert all(figure.reached for figure in by_name.values())
-    late = beside_figures([1.0] * 20, [1.5] * 18 + [9.0] * 2, fewest=2)
+    late = beside_figures([1.0] * 20, [1.5] * 18 + [9.0] * 2, fewest=2, enough=3)
     assert [figure.name for figure in late if not figure.reached] == [
         "95th percentile, beside over alone",
         "huge jobs still at their side, fewest",
