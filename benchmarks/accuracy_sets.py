@@ -34,7 +34,7 @@ from scripts.batch.recordings import find_recordings
 from scripts.processes import ROOT
 
 FILES, QUICK_FILES = 24, 3
-"""Of each set. Six, of 45 s and 473 words, were too few: which arm was better changed from seed to seed."""
+"""Of each set. Six of 45 s (473 words) are too few: which arm is better then changes from seed to seed."""
 SECONDS = (45.0, 45.0, 150.0)
 """Lengths of a set's recordings, in turn."""
 TURNS_APART = 6
