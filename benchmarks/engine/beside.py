@@ -34,6 +34,7 @@ OPTIONS = {"model": "demo", "useRemoteWorker": True, "language": "en"}
 async def measure(quick: bool) -> Report:
     """Uploads are not counted. The small jobs come one after the other; huge ones that are left are canceled at the end."""
     small, huge, huge_seconds = (QUICK_SMALL, QUICK_HUGE, QUICK_HUGE_SECONDS) if quick else (SMALL, HUGE, HUGE_SECONDS)
+    enough = min(huge, ENOUGH)
     slots = {"WORKER_MAX_CONCURRENT_JOBS": str(SLOTS), "WORKER_DIARIZATION_MODEL": "none"}
     async with running(**slots) as up, client(up.system.url) as gateway:
         short = await _uploaded(gateway, up.folder / "small", 2 * small + 1, SMALL_SECONDS, seed=1)
@@ -42,7 +43,7 @@ async def measure(quick: bool) -> Report:
         idle = [await _latency(gateway, upload) for upload in short[:small]]
         progress(f"idle: {percentile(idle, SHARE):.2f} s")
         jobs = [(await gateway.create_job(upload, OPTIONS, "")).job_id for upload in long]
-        await _transcribing(gateway, jobs, min(huge, ENOUGH))
+        await _transcribing(gateway, jobs, enough)
         beside: list[float] = []
         fewest = huge
         for number, upload in enumerate(short[small:], 1):
@@ -55,11 +56,11 @@ async def measure(quick: bool) -> Report:
                 await gateway.cancel(job)
         for job in jobs:
             await _ended(gateway, job)
-    return Report("beside", tuple(figures(idle, beside, fewest)))
+    return Report("beside", tuple(figures(idle, beside, fewest, enough)))
 
 
-def figures(idle: Sequence[float], beside: Sequence[float], fewest: int) -> list[Figure]:
-    """Of latencies in seconds; ``fewest`` huge jobs were still there at the end of one beside."""
+def figures(idle: Sequence[float], beside: Sequence[float], fewest: int, enough: int) -> list[Figure]:
+    """Of latencies in seconds; ``fewest`` huge jobs were still there at the end of one beside, where there must be ``enough``."""
     alone, together = percentile(idle, SHARE), percentile(beside, SHARE)
     return [
         *(
@@ -69,7 +70,7 @@ def figures(idle: Sequence[float], beside: Sequence[float], fewest: int) -> list
         Figure("small job alone, 95th percentile", alone, "s"),
         Figure("small job beside huge ones, 95th percentile", together, "s"),
         Figure("95th percentile, beside over alone", together / alone, "ratio", at_most=MOST_TIMES_IDLE),
-        Figure("huge jobs still at their side, fewest", fewest, "", at_least=ENOUGH),
+        Figure("huge jobs still at their side, fewest", fewest, "", at_least=enough),
     ]
 
 

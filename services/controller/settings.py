@@ -57,7 +57,10 @@ class ControllerSettings(ProcessSettings):
         default=4000, gt=0, description="Largest recording in MB; the gateway's limit is usually the lower one."
     )
     data_dir: Path = Field(default=Path("data"), description="Folder of the database, recordings and transcripts.")
-    database_url: str = Field(default="", description="SQLAlchemy URL with an async driver; none: SQLite in DATA_DIR.")
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL: `sqlite:///file`, or another database with a driver for asyncio; none: SQLite in DATA_DIR.",
+    )
     log_dir: Path = Field(default=Path("logs"), description="Folder of app.log.")
 
     @field_validator("controller_token", "remote_worker_token")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scripts.batch import state
 from scripts.batch.command import run
 
 
@@ -27,6 +28,7 @@ def main(number: int, when: str, arguments: list[str]) -> int:
         return result
 
     Path.replace = dying  # type: ignore[method-assign]
+    state.SAVING_SHARE = 1e9  # every change of the state is a write of its own
     return run(arguments, os.environ)
 
 

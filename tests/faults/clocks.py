@@ -18,10 +18,25 @@ LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 LONGEST_SHIFT_SECONDS = 3 * 86_400
 NAMES = (WORKER, CONTROLLER, GATEWAY)
 
+_SLEEP = '''"""`time.sleep` without clock_nanosleep, to which libfaketime answers EINVAL where it fakes one clock of two."""
+
+import threading
+import time
+
+
+def sleep(seconds):
+    threading.Event().wait(seconds)
+
+
+time.sleep = sleep
+'''
+
 
 def faked(folder: Path) -> dict[str, Mapping[str, str]]:
     """What each process needs in its environment for a clock of its own, which lies in ``folder``."""
     library = _library()
+    (folder / "python").mkdir(exist_ok=True)
+    (folder / "python" / "sitecustomize.py").write_text(_SLEEP)  # which every Python reads that finds it
     settings: dict[str, Mapping[str, str]] = {}
     for name in NAMES:
         set_clock(folder, name, 0)
@@ -30,6 +45,7 @@ def faked(folder: Path) -> dict[str, Mapping[str, str]]:
             "FAKETIME_TIMESTAMP_FILE": str(_file(folder, name)),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": str(folder / "python"),
         }
     return settings
 

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy_sets import figures as accuracy_figures
 from benchmarks.corpus import Spoken, write_recording
 from benchmarks.degraded import silence
 from benchmarks.engine.arms import Done
 from benchmarks.engine.beside import figures as beside_figures
-from benchmarks.engine.compare import ALONE, BATCHED, SYSTEM, Model, Results, differing, figures, rounds
+from benchmarks.engine.compare import ALONE, BATCHED, SEQUENTIAL, SYSTEM, Model, Results, differing, figures, rounds
 from benchmarks.engine.process_tree import Peaks, Process, descendants, label
 from benchmarks.engine.sets import Set
 from benchmarks.gpu.device import Busy
 from benchmarks.gpu.roofline import CARDS, card_of, peak_speed
 from benchmarks.random_model import SHAPES
 from benchmarks.report import Figure, NotMeasured
+from benchmarks.scoring import ErrorRate
 from benchmarks.spread import Spread, percentile, ratios, spread
 
 
@@ -87,10 +89,10 @@ def test_peaks_are_the_highest_of_each_label_and_of_all_at_one_time() -> None:
 
 
 def test_small_jobs_are_held_to_twice_their_latency_and_to_have_had_company() -> None:
-    by_name = {figure.name: figure for figure in beside_figures([1.0] * 20, [1.5] * 19 + [9.0], fewest=3)}
+    by_name = {figure.name: figure for figure in beside_figures([1.0] * 20, [1.5] * 19 + [9.0], fewest=3, enough=3)}
     assert by_name["95th percentile, beside over alone"].value == 1.5
     assert all(figure.reached for figure in by_name.values())
-    late = beside_figures([1.0] * 20, [1.5] * 18 + [9.0] * 2, fewest=2)
+    late = beside_figures([1.0] * 20, [1.5] * 18 + [9.0] * 2, fewest=2, enough=3)
     assert [figure.name for figure in late if not figure.reached] == [
         "95th percentile, beside over alone",
         "huge jobs still at their side, fewest",
@@ -156,3 +158,13 @@ def test_texts_differ_by_their_words_only() -> None:
 
 def test_spoken_seconds_of_a_set_are_added(tmp_path: Path) -> None:
     assert Set("two", tmp_path, (Spoken("a.wav", 1.5, ""), Spoken("b.wav", 2.0, ""))).seconds == 3.5
+
+
+def test_the_systems_words_are_held_to_the_better_of_the_stock_ones() -> None:
+    rates = {SEQUENTIAL: ErrorRate(9, 400), BATCHED: ErrorRate(6, 400), SYSTEM: ErrorRate(7, 400)}
+    made = {figure.name: figure for figure in accuracy_figures("noise", rates)}
+    assert made["noise, wrong words, stock sequential"].value == 9
+    assert made["noise, words"].value == 400
+    bound = made["noise, word error rate, system"]
+    assert (round(bound.value, 3), bound.at_most, bound.reached) == (1.75, 1.5, False)
+    assert all(figure.reached for name, figure in made.items() if name != bound.name)
