@@ -283,9 +283,8 @@ async def test_windows_of_other_options_are_decoded_again(engine: Supervisor, on
 async def test_speakers_of_an_earlier_attempt_are_kept(engine: Supervisor, two_speakers: Example) -> None:
     first = await run(engine, two_speakers.path, diarization=True)
     (speakers,) = first.all(SpeakersFound)
-    resumed = await run(
-        engine, two_speakers.path, FinishedWork(first.plan, frozenset({0}), speakers.turns), diarization=True
-    )
+    finished = FinishedWork(first.plan, frozenset({0}), speakers.turns, speakers.exclusive_turns)
+    resumed = await run(engine, two_speakers.path, finished, diarization=True)
     assert resumed.all(SpeakersFound) == [speakers]
     assert resumed.windows == {index: segments for index, segments in first.windows.items() if index != 0}
 

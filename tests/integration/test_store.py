@@ -156,7 +156,7 @@ def query(path: Path, statement: str, *parameters: Any) -> list[Any]:
 def counts(path: Path, job_id: str) -> dict[str, int]:
     """How many rows of a job each table has."""
     tables = [table for table in schema.metadata.tables.values() if "job_id" in table.c and table.foreign_keys]
-    assert len(tables) == 5
+    assert len(tables) == 6
     found = {table.name: f"SELECT count(*) FROM {table.name} WHERE job_id = ?" for table in tables}
     found["jobs"] = "SELECT count(*) FROM jobs WHERE id = ?"
     return {name: query(path, statement, job_id)[0][0] for name, statement in found.items()}
