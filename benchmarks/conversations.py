@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.corpus import EXAMPLES, MARGIN_SECONDS, RATE, Samples, decoded
 from services.worker.work import SpeakerTurn
 
-VOICES = (("stand-up.m4a", "A"), ("stand-up.m4a", "B"), ("hearing.flac", "A"), ("stand-up.m4a", "C"))
+VOICES = (("stand-up.m4a", "A"), ("stand-up.m4a", "B"), ("hearing.flac", "A"), ("voice memo.ogg", "A"))
 """(example, speaker) of four voices; each is another."""
 
 PAUSE_SECONDS = (0.2, 1.2)

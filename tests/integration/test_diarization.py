@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from benchmarks.conversations import Conversation, conversation
 from benchmarks.scoring import speaker_errors
-from services.worker.engine import speaker_models
+from services.worker.engine import speaker_clusters, speaker_models
 from services.worker.engine.diarization import Diarizer, Watch
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.speaker_clusters import Bounds, ClusterProcess, Found, Heard, Rules, find_speakers
 from services.worker.engine.torchaudio_stub import import_torchaudio
+from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
 from services.worker.pipeline.windows import SAMPLE_RATE
 from services.worker.work import ChunkSpeakers, Options, Speakers, SpeakerTurn
@@ -409,6 +411,26 @@ def test_the_process_finds_what_would_be_found_here(pipeline: Any, talk: Convers
         hour = Heard(*(np.tile(part, (30, 1, 1)) for part in (heard.scores, heard.active, heard.embeddings)))
         with pytest.raises(GivenUpError):
             process.find(hour, rules, bounds, Followed(give_up_after=0)._check)
+    finally:
+        process.close()
+
+
+def _nothing(parent: int) -> None:
+    return
+
+
+def _die(*_: object) -> Found:
+    os._exit(9)
+
+
+def test_a_process_that_dies_again_and_again_is_the_jobs_end_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_clusters, "find_speakers", _die)
+    monkeypatch.setattr(speaker_clusters, "_begin", _nothing)  # which takes seconds
+    nothing: Any = None
+    process = ClusterProcess()
+    try:
+        with pytest.raises(WorkError, match="diarizationMaxDurationSeconds"):
+            process.find(nothing, nothing, nothing, lambda: None)
     finally:
         process.close()
 

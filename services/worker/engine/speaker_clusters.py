@@ -20,6 +20,7 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from services.worker.engine import child_processes
 from services.worker.engine.torchaudio_stub import import_torchaudio
+from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.speaker_linking import LEAST_ALIKE
 from services.worker.work import Voice, VoiceTurn
 
@@ -83,9 +84,15 @@ class Found:
     exclusive: tuple[VoiceTurn, ...] = ()
 
 
+_DIED = (
+    "The process that tells the speakers apart died again and again, most likely for want of memory. Give the worker more, or set "
+    "diarizationMaxDurationSeconds to less."
+)
+
+
 class Clusters(Protocol):
     def find(self, heard: Heard, rules: Rules, bounds: Bounds, check: Callable[[], None]) -> Found:
-        """``check`` is called while it waits, and may raise to give up."""
+        """``check`` is called while it waits, and may raise to give up. Raises WorkError ENGINE_FAILED."""
         ...
 
 
@@ -117,7 +124,7 @@ class ClusterProcess:
                 deaths += 1
                 log.warning("clustering_died", deaths=deaths, error=str(error))
                 if deaths == DEATHS_ALLOWED:
-                    raise
+                    raise WorkError("ENGINE_FAILED", _DIED) from error
             except RuntimeError:  # how the pool says that it is broken: a process died while it had nothing to do
                 deaths += 1
                 if pool.active or deaths == DEATHS_ALLOWED:

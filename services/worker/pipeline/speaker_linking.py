@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from services.worker.work import ChunkSpeakers, Speakers, SpeakerTurn, Voice, VoiceTurn
 
-LEAST_ALIKE = 0.6
+LEAST_ALIKE = 0.7
 """Voices whose mean embeddings have a smaller cosine are two people's. Means over minutes of one voice have more than 0.8, and
 pipelines join embeddings of a few seconds at 0.68 to 0.82."""
 
