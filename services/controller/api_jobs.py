@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -255,6 +255,8 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     if any(link.connected for link in links):
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
+        if job.options.diarization and (lacking := _no_diarization(links)) is not None:
+            return replace(job, message=lacking.message, error=lacking)
         return replace(job, message="Waiting for worker capacity")
     job = replace(job, seconds_left=None)  # nobody knows how the worker gets on
     if job.mode is ExecutionMode.LOCAL:
@@ -265,3 +267,12 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     if trouble is None:
         return replace(job, message="Waiting for the worker to be reached")
     return replace(job, message=trouble.message, error=trouble)
+
+
+def _no_diarization(links: Iterable[WorkerLink]) -> JobError | None:
+    """Where every worker that is connected said that it cannot tell speakers apart."""
+    capacities = [link.capacity for link in links if link.connected and link.capacity is not None]
+    if not capacities or not all(capacity.diarization_error for capacity in capacities):
+        return None
+    message = f"Waiting for a worker that can tell speakers apart. {capacities[0].diarization_error}"
+    return JobError(Reason.DIARIZATION_UNAVAILABLE.value, message)

@@ -54,7 +54,8 @@ class WorkerModel:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """A worker's own report; ``revision`` orders reports of one ``instance_id``."""
+    """A worker's own report; ``revision`` orders reports of one ``instance_id``. ``diarization``: the model's name, or ""
+    where there is none (``diarization_error`` says why) or none yet."""
 
     revision: int
     instance_id: str
@@ -69,6 +70,7 @@ class Capacity:
     diarization: str
     max_file_bytes: int
     diarization_note: str = ""
+    diarization_error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,4 +379,5 @@ def capacity_of(message: worker_pb2.Capacity) -> Capacity:
         diarization=message.diarization,
         max_file_bytes=message.max_file_bytes,
         diarization_note=message.diarization_note,
+        diarization_error=message.diarization_error,
     )

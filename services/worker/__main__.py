@@ -264,14 +264,22 @@ def _audio_limits(settings: WorkerSettings) -> AudioLimits:
 
 
 def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
-    """Slots by engine: one for each GPU that gets a slot, or one for them all."""
+    """Slots by engine: one for each GPU that gets a slot, or one for them all. What was asked for is taken as it stands."""
+    weights = model_bytes(settings.worker_model, settings.worker_compute_type)
+    diarization = settings.worker_diarization_model != "none"
+    fitting = [auto_slots(gpu, diarization, weights) for gpu in gpus]
     wanted = settings.worker_max_concurrent_jobs
     if not wanted:
-        weights = model_bytes(settings.worker_model, settings.worker_compute_type)
-        diarization = settings.worker_diarization_model != "none"
-        return [auto_slots(gpu, diarization, weights) for gpu in gpus] or [auto_slots(None, diarization, weights)]
+        return fitting or [auto_slots(None, diarization, weights)]
     engines = max(1, min(len(gpus), wanted))
-    return [wanted // engines + (number < wanted % engines) for number in range(engines)]
+    berths = [wanted // engines + (number < wanted % engines) for number in range(engines)]
+    for gpu, slots, fit in zip(gpus, berths, fitting, strict=False):
+        if slots > fit:
+            log.warning(
+                "worker_memory_short", gpu=gpu.name, memory_mib=gpu.memory_mib, slots=slots, fitting=fit,
+                reason="jobs may wait for memory; set WORKER_MAX_CONCURRENT_JOBS to auto, or to less",
+            )  # fmt: skip
+    return berths
 
 
 def _engine(

@@ -92,7 +92,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.held: dict[Key, Held] = {}
         self.dispatched: list[Key] = []
         self.audio: dict[str, bytearray] = {}
-        self.diarization = "demo"
+        self.diarization, self.diarization_error = "demo", ""
         self.max_concurrent = 0
         self.upload_limit: int | None = None
         self.uploads = 0
@@ -172,6 +172,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             models=[pb.Model(name=name, state=pb.MODEL_STATE_LOADED, languages=["en"]) for name in self.models],
             default_model=self.models[0],
             diarization=self.diarization,
+            diarization_error=self.diarization_error,
             max_file_bytes=1 << 31,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.contract.errors import Reason, ServiceError
@@ -15,6 +17,11 @@ MB = 1024 * 1024
 
 def capacity(*models: WorkerModel, default: str = "demo", max_mb: int = 10) -> Capacity:
     return Capacity(1, "i", 1, 1, False, "0.1.0", False, "", models, default, "", max_mb * MB)
+
+
+def lacking(error: str) -> Capacity:
+    """A worker without a diarization model."""
+    return replace(DEMO, diarization_error=error)
 
 
 def model(name: str, *languages: str, state: str = "loaded") -> WorkerModel:
@@ -138,3 +145,17 @@ def test_one_byte_over_the_limit_is_too_much() -> None:
 
 def test_a_worker_that_states_no_limit_refuses_nothing_here() -> None:
     check_recording(recording(10**15), [capacity(max_mb=0)])
+
+
+def test_diarization_is_refused_where_every_worker_says_why_it_has_none() -> None:
+    error = refused(Options(diarization=True), lacking("HF_TOKEN is not set."), lacking("It is switched off."))
+    assert error.reason is Reason.DIARIZATION_UNAVAILABLE
+    assert error.message == "No worker can tell speakers apart. HF_TOKEN is not set."
+
+
+def test_diarization_waits_for_a_worker_that_has_it_or_may_have_it_soon() -> None:
+    options = Options(diarization=True)
+    check_options(options, [])
+    check_options(options, [lacking("HF_TOKEN is not set."), replace(DEMO, diarization="demo")])
+    check_options(options, [lacking("HF_TOKEN is not set."), DEMO])
+    check_options(Options(), [lacking("HF_TOKEN is not set.")])

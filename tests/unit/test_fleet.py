@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.worker.__main__ import _berths, _engine
 from services.worker.capacity import Gpu
@@ -231,6 +232,19 @@ def test_slots_are_shared_out_among_the_gpus(jobs: str, gpus: list[Gpu], expecte
         worker_diarization_model="none",  # type: ignore[arg-type]
     )
     assert _berths(settings, gpus) == expected
+
+
+@pytest.mark.parametrize(("diarization", "jobs", "warned"), [("none", "2", 0), ("demo", "2", 1), ("demo", "1", 0)])
+def test_what_was_asked_for_is_taken_and_short_memory_is_warned_of(diarization: str, jobs: str, warned: int) -> None:
+    settings = WorkerSettings(
+        worker_token="a-token",
+        worker_max_concurrent_jobs=jobs,  # type: ignore[arg-type]
+        worker_diarization_model=diarization,
+    )
+    with capture_logs() as logs:
+        assert _berths(settings, [RTX]) == [int(jobs)]
+    short = [entry for entry in logs if entry["event"] == "worker_memory_short"]
+    assert [(entry["slots"], entry["fitting"]) for entry in short] == [(2, 1)] * warned
 
 
 def test_each_gpu_gets_an_engine_that_is_told_which_it_is(tmp_path: Path) -> None:
