@@ -113,14 +113,14 @@ async def test_a_job_with_speakers_waits_for_a_worker_that_can_tell_them_apart(
     await client.wait(first, "running")
     second = await client.submit(1, diarization_enabled=True)
     worker.diarization, worker.diarization_error = "", "HF_TOKEN is not set."
-    worker.held[(first, 1)].add(window(0, " x"), completed())
-    await client.wait(first, "complete")
+    worker.changed()
     waiting = await client.wait(second, "queued_remote", lambda job: job.last_error_code != "")
     assert waiting.last_error_code == Reason.DIARIZATION_UNAVAILABLE.value
     assert waiting.message == "Waiting for a worker that can tell speakers apart. HF_TOKEN is not set."
     refused = await refusal(client.submit(2, diarization_enabled=True))
     assert refused.reason is Reason.DIARIZATION_UNAVAILABLE
     third = await client.submit(2)
+    worker.held[(first, 1)].add(window(0, " x"), completed())
     await client.wait(third, "running")
     worker.diarization, worker.diarization_error = "demo", ""
     worker.held[(third, 1)].add(window(0, " x"), completed())

@@ -36,6 +36,8 @@ from services.worker.work import (
 WINDOW_SECONDS = 30.0
 
 SPEAKER_CHUNKS = 2
+FIRST_CHUNK = -1
+"""Chunks are counted downward, and so are told from windows."""
 
 STATE = EngineState(
     ready=True, models=(ModelState("demo", "loaded"), ModelState("other", "available")), diarization="demo"
@@ -84,10 +86,20 @@ def silent_stretches(sha256: str, revision: str) -> list[tuple[float, float]]:
     return [(window.start, window.end) for window in windows if silent(sha256, revision, window.index)]
 
 
+def piece_of(report: Report) -> int | None:
+    """What of a recording is done by it: a window's number, or below 0 that of a chunk of which the speakers are known."""
+    match report:
+        case WindowFinished(index):
+            return index
+        case SpeakerChunkFound(chunk):
+            return FIRST_CHUNK - chunk.index
+    return None
+
+
 class SimulatedEngine:
     """Implements services.worker.engine.protocol.Engine.
 
-    ``decoded`` is told of every window that is decoded; ``fail`` of a rule that the front broke.
+    ``decoded`` is told of every piece (`piece_of`) that is done; ``fail`` of a rule that the front broke.
     """
 
     def __init__(
@@ -154,8 +166,9 @@ class SimulatedEngine:
                 if work.key in self._canceled:
                     yield Canceled()
                     return
-                if isinstance(report, WindowFinished) and report.index not in _told(work):
-                    self._decoded(work.key, report.index)
+                piece = piece_of(report)
+                if piece is not None and piece not in _told(work):
+                    self._decoded(work.key, piece)
                 yield report
         finally:
             self.running.pop(work.key, None)

@@ -76,12 +76,12 @@ class Rules:
 
         return check
 
-    def decoding(self, tables: Tables, key: AttemptKey, window: int, fingerprint: str) -> None:
+    def decoding(self, tables: Tables, key: AttemptKey, piece: int, fingerprint: str) -> None:
         """The newest attempt leaves out what is durable."""
         row = tables.jobs[JobId(key.job_id)]
         same = row.plan is not None and row.plan.fingerprint == fingerprint
-        if same and key.attempt == max(row.attempts) and window in row.windows:
-            self._fail("durable once", f"{key} decodes window {window}, of which the segments are durable")
+        if same and key.attempt == max(row.attempts) and piece in row.windows | _chunks(row):
+            self._fail("durable once", f"{key} does piece {piece}, of which the outcome is durable")
 
     def decoding_canceled(self, key: AttemptKey, now: float) -> None:
         """On a network without trouble the worker hears of a cancel."""
@@ -246,24 +246,30 @@ class WatchedQueue(ReadyQueue):
 
 
 class Decodes:
-    """Windows that were decoded more than once, and what explains it."""
+    """Pieces (`engine.piece_of`) that were done more than once, and what explains it."""
 
     def __init__(self, fail: Fail) -> None:
         self._fail = fail
         self._first: dict[tuple[str, str, int], Any] = {}
         self.twice: Counter[str] = Counter()
 
-    def note(self, job_id: str, revision: str, window: int, life: Any, explain: Callable[[str, int, Any], str]) -> None:
-        """``life``: who decodes; ``explain`` names what happened to whoever decoded it before."""
-        key = (job_id, revision, window)
+    def note(self, job_id: str, revision: str, piece: int, life: Any, explain: Callable[[str, int, Any], str]) -> None:
+        """``life``: who does it; ``explain`` names what happened to whoever did it before."""
+        key = (job_id, revision, piece)
         before = self._first.get(key)
         self._first[key] = life
         if before is None:
             return
-        reason = explain(job_id, window, before)
+        reason = explain(job_id, piece, before)
         self.twice[reason or "unexplained"] += 1
         if not reason:
-            self._fail("decoded once", f"window {window} of {job_id} again, though nothing happened")
+            self._fail("decoded once", f"piece {piece} of {job_id} again, though nothing happened")
+
+
+def _chunks(row: Row) -> set[int]:
+    """Those of which the speakers are known."""
+    known = range(engine.SPEAKER_CHUNKS) if row.turns is not None else row.speaker_chunks
+    return {engine.FIRST_CHUNK - index for index in known}
 
 
 def _content(segment: Any) -> tuple[float, float, str, str]:

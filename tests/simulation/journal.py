@@ -13,9 +13,10 @@ from random import Random
 from typing import Any
 
 from services.contract.errors import Reason, ServiceError
-from services.worker.attempt import Event
+from services.worker.attempt import Event, HandedBack
 from services.worker.attempts import Entry, JournalFullError, KeptAttempt
-from services.worker.work import AttemptKey, WindowFinished
+from services.worker.work import AttemptKey
+from tests.simulation.engine import piece_of
 from tests.simulation.process import Process
 
 
@@ -29,10 +30,10 @@ class Kept:
 
 @dataclass
 class Pages:
-    """What is durable. ``windows``: those that were ever written, by job and number."""
+    """What is durable. ``pieces``: those that were ever written, by job and number."""
 
     attempts: dict[AttemptKey, Kept] = field(default_factory=dict)
-    windows: set[tuple[str, int]] = field(default_factory=set)
+    pieces: set[tuple[str, int]] = field(default_factory=set)
     reserved: bool = False
     """Whether no more than the reserve is left: nothing new is accepted."""
     full: bool = False
@@ -91,8 +92,8 @@ class MemoryJournal:
                 if event.number in kept.events:
                     raise AssertionError(f"event {event.number} of {entry.key} is written twice")
                 kept.events[event.number] = event
-                if isinstance(event.report, WindowFinished):
-                    self._pages.windows.add((entry.key.job_id, event.report.index))
+                if not isinstance(event.report, HandedBack) and (piece := piece_of(event.report)) is not None:
+                    self._pages.pieces.add((entry.key.job_id, piece))
             if kept is not None:
                 kept.acknowledged, kept.over = entry.acknowledged, entry.over
                 gone = [number for number in kept.events if entry.over or number <= entry.acknowledged]

@@ -159,6 +159,10 @@ async def _cancels_by_word(self: Any, request: Any, context: Any) -> Any:
     return None
 
 
+def _forgets_chunks(finished: Any) -> Any:
+    return _FINISHED(replace(finished, speaker_chunks=()))
+
+
 def _forgets_windows(finished: Any) -> Any:
     return _FINISHED(replace(finished, windows=frozenset()))
 
@@ -243,6 +247,7 @@ MUTANTS = (
     Mutant("a window that is reported again is taken again", ((Attempt, "_window_finished", _window_always_new),), 276),
     Mutant("silent windows are forgotten with their attempt", ((Job, "requeue", _forgets_silence),), 1),
     Mutant("finished windows are not told to the next attempt", ((wire, "_finished_message", _forgets_windows),), 4),
+    Mutant("diarized chunks are not told to the next attempt", ((wire, "_finished_message", _forgets_chunks),), 416),
     Mutant(
         "a cancel is not told to the worker",
         ((Attempt, "abandon", _abandons_silently), (Attempt, "_attach", _attaches_without_cancel)),

@@ -135,12 +135,12 @@ class WorkerMachine:
         taken, running = self.status.slots.taken, [str(key) for key in self.engine.running]
         return f"holds {held}, runs {running}, {taken} slots taken" if held or running or taken else ""
 
-    def _decoded(self, key: AttemptKey, window: int) -> None:
+    def _decoded(self, key: AttemptKey, piece: int) -> None:
         process = self.process
         assert process is not None
         if not process.alive:
             return
-        self._world.decoded(self, key, window, Life(self, process, self.disk, self.engine_crashes))
+        self._world.decoded(self, key, piece, Life(self, process, self.disk, self.engine_crashes))
         if self.armed:
             self.armed = False
             self._world.note("dies at a window", self.name)

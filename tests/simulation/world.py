@@ -161,20 +161,20 @@ class World:
         if process.alive and not task.cancelled() and task.exception() is not None:
             self.fail("process lives", f"{process.name}: {name}: {task.exception()!r}")
 
-    def decoded(self, worker: WorkerMachine, key: AttemptKey, window: int, life: Life) -> None:
-        self.note("decoded", worker.url, key, window)
+    def decoded(self, worker: WorkerMachine, key: AttemptKey, piece: int, life: Life) -> None:
+        self.note("decoded", worker.url, key, piece)
         self.faults.count_decode()
         controller = next(one for one in self.controllers if key.job_id in one.tables.jobs)
         fingerprint = engine.fingerprint(worker.revision)
         if not self.network.repeats:
-            controller.rules.decoding(controller.tables, key, window, fingerprint)
+            controller.rules.decoding(controller.tables, key, piece, fingerprint)
         if self.faults.quiet:
             controller.rules.decoding_canceled(key, self.loop.time())
 
-        self.decodes.note(key.job_id, worker.revision, window, life, self._explain)
+        self.decodes.note(key.job_id, worker.revision, piece, life, self._explain)
 
-    def _explain(self, job_id: str, window: int, before: Life) -> str:
-        """Why a window is decoded again that was decoded before; nothing where nothing explains it."""
+    def _explain(self, job_id: str, piece: int, before: Life) -> str:
+        """Why a piece is done again that was done before; nothing where nothing explains it."""
         machine = before.machine
         if before.process.alive:
             crashed = before.engine_crashes < machine.engine_crashes
@@ -183,7 +183,7 @@ class World:
             return "worker gone for good"
         if before.disk is not machine.disk:
             return "worker lost its disk"
-        if (job_id, window) not in machine.disk.journal.windows:
+        if (job_id, piece) not in machine.disk.journal.pieces:
             return "worker ended before it was written"
         return "worker away for longer than its lease" if len(self.workers) > 1 else self.faults.explanation()
 
