@@ -255,8 +255,8 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     if any(link.connected for link in links):
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
-        if job.options.diarization and (lacking := _no_diarization(links)) is not None:
-            return replace(job, message=lacking.message, error=lacking)
+        if job.options.diarization and (away := _diarizing_and_away(links)) is not None:
+            return replace(job, message=f"Waiting for a worker that tells speakers apart. {away.message}", error=away)
         return replace(job, message="Waiting for worker capacity")
     job = replace(job, seconds_left=None)  # nobody knows how the worker gets on
     if job.mode is ExecutionMode.LOCAL:
@@ -269,10 +269,9 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     return replace(job, message=trouble.message, error=trouble)
 
 
-def _no_diarization(links: Iterable[WorkerLink]) -> JobError | None:
-    """Where every worker that is connected said that it cannot tell speakers apart."""
-    capacities = [link.capacity for link in links if link.connected and link.capacity is not None]
-    if not capacities or not all(capacity.diarization_error for capacity in capacities):
+def _diarizing_and_away(links: Iterable[WorkerLink]) -> JobError | None:
+    """Why a worker cannot be reached that could tell speakers apart, while none that is there can."""
+    known = [(link, link.capacity) for link in links if link.capacity is not None]
+    if any(link.connected and not capacity.diarization_error for link, capacity in known):
         return None
-    message = f"Waiting for a worker that can tell speakers apart. {capacities[0].diarization_error}"
-    return JobError(Reason.DIARIZATION_UNAVAILABLE.value, message)
+    return next((link.error for link, capacity in known if capacity.diarization and not link.connected), None)

@@ -105,26 +105,45 @@ async def test_jobs_wait_for_capacity_and_leave_in_order(client: Client, worker:
     assert worker.max_concurrent == 1
 
 
-async def test_a_job_with_speakers_waits_for_a_worker_that_can_tell_them_apart(
-    client: Client, worker: FakeWorker
-) -> None:
+async def test_a_job_with_speakers_waits_for_the_worker_that_can_tell_them_apart(tmp_path: Path) -> None:
+    able, lacking = FakeWorker(), FakeWorker()
+    lacking.diarization, lacking.diarization_error = "", "HF_TOKEN is not set."
+    urls = [await able.start(), await lacking.start()]
+    async with running_controller(tmp_path, remote_worker_url=",".join(urls)) as client:
+        await client.wait_connected()
+        await able.stop()
+        async with asyncio.timeout(10):
+            while all(worker.connected for worker in (await client.runtime()).workers):  # noqa: ASYNC110 - as a client sees it
+                await asyncio.sleep(0.01)
+        job_id = await client.submit(diarization_enabled=True)
+        job = await client.wait(job_id, "queued_remote", lambda job: job.last_error_code != "")
+        assert job.last_error_code == Reason.REMOTE_WORKER_UNREACHABLE.value
+        assert job.message.startswith("Waiting for a worker that tells speakers apart. ")
+        assert urls[0] in job.message
+        back = FakeWorker()
+        await back.start(port=able.port)
+        job = await client.wait(job_id, "complete")
+        assert (job.worker.url, job.last_error_code) == (urls[0], "")
+        await back.stop()
+    await lacking.stop()
+
+
+async def test_speakers_that_no_worker_can_tell_apart_are_refused(client: Client, worker: FakeWorker) -> None:
     worker.plan = lambda dispatch: [planned()]
-    first = await client.submit()
+    first, second = await client.submit(), await client.submit(1, diarization_enabled=True)
     await client.wait(first, "running")
-    second = await client.submit(1, diarization_enabled=True)
+    worker.refuse = lambda dispatch: ServiceError(Reason.DIARIZATION_UNAVAILABLE, worker.diarization_error)
     worker.diarization, worker.diarization_error = "", "HF_TOKEN is not set."
     worker.changed()
-    waiting = await client.wait(second, "queued_remote", lambda job: job.last_error_code != "")
-    assert waiting.last_error_code == Reason.DIARIZATION_UNAVAILABLE.value
-    assert waiting.message == "Waiting for a worker that can tell speakers apart. HF_TOKEN is not set."
+    async with asyncio.timeout(10):
+        while (await client.runtime()).workers[0].diarization:  # noqa: ASYNC110 - as a client sees it
+            await asyncio.sleep(0.01)
     refused = await refusal(client.submit(2, diarization_enabled=True))
     assert refused.reason is Reason.DIARIZATION_UNAVAILABLE
-    third = await client.submit(2)
+    assert refused.message == "No worker can tell speakers apart. HF_TOKEN is not set."
     worker.held[(first, 1)].add(window(0, " x"), completed())
-    await client.wait(third, "running")
-    worker.diarization, worker.diarization_error = "demo", ""
-    worker.held[(third, 1)].add(window(0, " x"), completed())
-    await client.wait(second, "running", lambda job: job.last_error_code == "")
+    job = await client.wait(second, "failed")
+    assert job.last_error_message == "HF_TOKEN is not set."
 
 
 async def test_a_full_worker_costs_no_attempt(client: Client, worker: FakeWorker) -> None:
