@@ -148,6 +148,7 @@ class _Job:
             self._work.audio_path,
             vad=self._options.vad,
             max_seconds=model.chunk_seconds,
+            channels=self._options.diarization,
             check=self._check,
             note=lambda text: self._report(StageChanged("preparing", text)),
         )
