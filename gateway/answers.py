@@ -92,6 +92,7 @@ class OptionsAnswer(TypedDict):
     diarizationEnabled: bool
     diarizationMaxDurationSeconds: float | None
     diarizationFastSwitching: bool
+    speakerPerChannel: bool
     minSpeakers: int | None
     maxSpeakers: int | None
     wordTimestamps: bool

@@ -73,6 +73,11 @@ class JobOptions(_Body):
         description="Longest stretch to diarize at once, in seconds (60 to 3600; 1800 by default); speakers keep their names throughout.",
     )
     diarization_fast_switching: bool | None = Field(default=None, description="Shorter chunks with more overlap.")
+    speaker_per_channel: bool | None = Field(
+        default=None,
+        description="Where each of two channels holds one speaker: tell them apart by channel, whatever minSpeakers and "
+        "maxSpeakers say; all other recordings by voice.",
+    )
     min_speakers: Speakers | None = Field(default=None, description="At least so many speakers.")
     max_speakers: Speakers | None = Field(default=None, description="At most so many speakers.")
     word_timestamps: bool | None = Field(default=None, description="Whether segments carry words with times.")

@@ -61,6 +61,20 @@ def _example(path: Path, about: dict[str, Any]) -> Example:
     return Example(path, about["text"], about["duration"], turns, tuple(turn["text"] for turn in about["turns"]))
 
 
+def a_speaker_a_channel(example: Example, crosstalk: float = 0.03) -> Samples:
+    """(2, samples) at 16 kHz, as a telephone system records a call of two: each channel has one of them, and ``crosstalk`` of
+    the other. Mixed down, it sounds as the example does."""
+    names = sorted({turn.speaker for turn in example.turns})
+    if len(names) != 2:
+        raise ValueError(f"{example.path.name} has {len(names)} speakers")
+    samples = example.samples()
+    shares = np.full((2, len(samples)), 0.5, np.float32)
+    for turn in example.turns:
+        stretch, own = slice(round(turn.start * RATE), round(turn.end * RATE)), names.index(turn.speaker)
+        shares[own, stretch], shares[1 - own, stretch] = 1 - crosstalk, crosstalk
+    return shares * samples
+
+
 def tone(seconds: float, rate: int = RATE) -> Samples:
     """Rising and swelling, so that no two stretches of it are alike."""
     time = np.arange(round(seconds * rate)) / rate
@@ -69,11 +83,13 @@ def tone(seconds: float, rate: int = RATE) -> Samples:
 
 
 def encode(path: Path, samples: Samples, codec: str, rate: int = RATE, channels: int = 1) -> Path:
-    """Writes the container that the path's ending names; ``samples`` are at ``rate``, the same in each channel."""
+    """Writes the container that the path's ending names; ``samples`` are at ``rate``: the same in each channel, or of shape
+    (channels, samples)."""
     layout = {1: "mono", 2: "stereo"}[channels]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(np.tile(samples, (channels, 1)), format="fltp", layout=layout)
+        sound = np.ascontiguousarray(np.broadcast_to(samples, (channels, samples.shape[-1])))
+        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=layout)
         frame.sample_rate = rate
         for packet in (*stream.encode(frame), *stream.encode(None)):
             container.mux(packet)

@@ -63,7 +63,9 @@ function chosenOptions() {
     language: byId("language").value.trim() || null,
     maxSpeakers: speakers || null,
   };
-  for (const id of ["diarizationEnabled", "wordTimestamps", "useRemoteWorker"]) options[id] = byId(id).checked;
+  for (const id of ["diarizationEnabled", "speakerPerChannel", "wordTimestamps", "useRemoteWorker"]) {
+    options[id] = byId(id).checked;
+  }
   return options;
 }
 
@@ -235,6 +237,12 @@ async function live() {
 function begin() {
   byId("form").addEventListener("submit", send);
   byId("files").addEventListener("change", showChosen);
+  byId("speakerPerChannel").addEventListener("change", (event) => {
+    if (event.target.checked) byId("diarizationEnabled").checked = true;
+  });
+  byId("diarizationEnabled").addEventListener("change", (event) => {
+    if (!event.target.checked) byId("speakerPerChannel").checked = false;
+  });
   byId("status").addEventListener("change", refresh);
   byId("more").addEventListener("click", () => { shown = Math.min(shown + PAGE, 1000); refresh(); });
   const drop = byId("drop");

@@ -52,6 +52,7 @@ class Arguments:
     parallel: int
     diarization_max_duration: float | None
     fast_switching: bool
+    speaker_per_channel: bool
     language: str | None
     output: Path
     formats: tuple[str, ...]
@@ -71,6 +72,8 @@ class Arguments:
             options["diarizationMaxDurationSeconds"] = self.diarization_max_duration
         if self.fast_switching:
             options["diarizationFastSwitching"] = True
+        if self.speaker_per_channel:
+            options["speakerPerChannel"] = True
         if self.language is not None:
             options["language"] = self.language
         return options
@@ -100,6 +103,7 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | N
         parallel=given.parallel,
         diarization_max_duration=given.diarization_max_duration,
         fast_switching=given.fast_switching,
+        speaker_per_channel=given.speaker_per_channel,
         language=given.language,
         output=given.output or folder / OUTPUT_NAME,
         formats=given.formats,
@@ -140,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         help="longest stretch to diarize at once, in seconds (60 to 3600; 1800)",
     )
     add("--fast-switching", action="store_true", help="diarize shorter chunks with more overlap: finer turns, slower")
+    add(
+        "--speaker-per-channel",
+        action="store_true",
+        help="where each of two channels holds one speaker: tell them apart by channel, exactly; others by voice",
+    )
     add("--language", type=_name, metavar="CODE", help="spoken language, as en or de (detected)")
     add("--output", type=_path, metavar="DIR", help=f"where the transcripts go (DIR/{OUTPUT_NAME})")
     add(

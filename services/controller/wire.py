@@ -63,6 +63,7 @@ def options_of(message: jobs_pb2.JobOptions) -> Options:
             seconds(message.diarization_max_duration) if message.HasField("diarization_max_duration") else None
         ),
         diarization_fast_switching=message.diarization_fast_switching,
+        speaker_per_channel=message.speaker_per_channel,
         min_speakers=message.min_speakers if message.HasField("min_speakers") else None,
         max_speakers=message.max_speakers if message.HasField("max_speakers") else None,
         word_timestamps=message.word_timestamps,
@@ -81,6 +82,7 @@ def options_message(options: Options) -> jobs_pb2.JobOptions:
         diarization_enabled=options.diarization,
         diarization_max_duration=duration(longest) if longest is not None else None,
         diarization_fast_switching=options.diarization_fast_switching,
+        speaker_per_channel=options.speaker_per_channel,
         min_speakers=options.min_speakers,
         max_speakers=options.max_speakers,
         word_timestamps=options.word_timestamps,
@@ -234,6 +236,7 @@ def dispatch_message(job: Job, attempt: int, finished: FinishedWork) -> worker_p
             diarization=options.diarization,
             diarization_max_duration=duration(longest) if longest is not None else None,
             diarization_fast_switching=options.diarization_fast_switching,
+            speaker_per_channel=options.speaker_per_channel,
             min_speakers=options.min_speakers,
             max_speakers=options.max_speakers,
             word_timestamps=options.word_timestamps,

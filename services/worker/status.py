@@ -76,7 +76,8 @@ class WorkerStatus:
                 Reason.LANGUAGE_UNSUPPORTED,
                 f"The model {model.name!r} does not know the language {options.language!r}. Choose another, or none.",
             )
-        if options.diarization and not self.engine.diarization and self.engine.diarization_error:
+        by_voice = options.diarization and not options.speaker_per_channel  # for which there may be no need
+        if by_voice and not self.engine.diarization and self.engine.diarization_error:
             raise ServiceError(Reason.DIARIZATION_UNAVAILABLE, self.engine.diarization_error)
 
     async def follow(self, engine: Engine) -> None:

@@ -30,6 +30,7 @@ class Options:
     diarization: bool = False
     diarization_max_duration_seconds: float | None = None
     diarization_fast_switching: bool = False
+    speaker_per_channel: bool = False
     min_speakers: int | None = None
     max_speakers: int | None = None
     word_timestamps: bool = False

@@ -125,3 +125,18 @@ async def test_a_job_says_what_it_waits_for_how_long_it_takes_and_where_words_ar
         await fake.complete(job_id, segment(0))
         words = "2 stretches with voice gave no words: 0:30\u20130:58, 1:01:30\u20131:01:58"
         await expect(silent).to_have_text(words)
+
+
+async def test_one_speaker_a_channel_is_asked_for_together_with_diarization(setup: Setup) -> None:
+    async with opened_page(setup.browser.url) as page:
+        by_channel, apart = page.locator("#speakerPerChannel"), page.locator("#diarizationEnabled")
+        await by_channel.check()
+        await expect(apart).to_be_checked()
+        await apart.uncheck()
+        await expect(by_channel).not_to_be_checked()
+        await by_channel.check()
+        await page.set_input_files("#files", EXAMPLES / "player-test.webm")
+        await page.click("#send")
+        await expect(page.locator(".job .badge").first).to_have_text("queued", timeout=END_MS)
+        (job,) = setup.fake.jobs.values()
+        assert (job.message.options.diarization_enabled, job.message.options.speaker_per_channel) == (True, True)

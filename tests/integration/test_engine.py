@@ -23,6 +23,7 @@ from services.worker import wire
 from services.worker.engine.messages import Configure, RunWork, WorkReported, encode, receive
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.supervisor import Supervisor
+from services.worker.pipeline.channels import BY_CHANNEL, NOT_APART, NOT_TWO, OFFERED
 from services.worker.work import (
     STAGES,
     AttemptKey,
@@ -56,7 +57,7 @@ from tests.engine import (
     word_errors,
     work,
 )
-from tests.recordings import RATE, Example
+from tests.recordings import RATE, Example, a_speaker_a_channel
 
 # One loop for all, in which the engine that they share lives.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -244,6 +245,99 @@ async def test_speakers_are_found_before_the_first_window(engine: Supervisor, tw
 async def test_no_more_speakers_are_found_than_there_may_be(engine: Supervisor, two_speakers: Example) -> None:
     found = await run(engine, two_speakers.path, diarization=True, max_speakers=1)
     assert {segment.speaker for segment in found.segments} == {"SPEAKER_00"}
+
+
+# --- one speaker a channel
+
+
+@pytest.fixture(scope="module")
+def call(two_speakers: Example, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each of the two in a channel of its own."""
+    path = tmp_path_factory.mktemp("sounds") / "call.wav"
+    return recordings.encode(path, a_speaker_a_channel(two_speakers), "pcm_s16le", RATE, 2)
+
+
+def diarizing(found: Run) -> list[str]:
+    return [stage.detail for stage in found.all(StageChanged) if stage.stage == "diarizing"]
+
+
+async def test_the_speakers_of_two_channels_are_those_who_speak_into_them(
+    engine: Supervisor, call: Path, two_speakers: Example
+) -> None:
+    found = await run(engine, call, diarization=True, speaker_per_channel=True, word_timestamps=True)
+    assert diarizing(found) == [BY_CHANNEL]
+    assert found.all(SpeakerChunkFound) == []
+    assert_each_word_is_its_speakers(found, two_speakers)
+
+
+async def test_channels_need_no_pipeline_and_voices_say_that_they_do(call: Path, two_speakers: Example) -> None:
+    async with started() as engine:
+        found = await run(engine, call, diarization=True, speaker_per_channel=True, word_timestamps=True)
+        assert_each_word_is_its_speakers(found, two_speakers)
+        refused = await run(engine, two_speakers.path, diarization=True, speaker_per_channel=True)
+        assert refused.failure.reason == "DIARIZATION_UNAVAILABLE"
+        for said in (NOT_TWO, "WORKER_DIARIZATION_MODEL"):
+            assert said in refused.failure.message
+
+
+def assert_each_word_is_its_speakers(found: Run, recording: Example) -> None:
+    """All words are right, and so is who says them; the turns are where they are in the reference."""
+    names: dict[str, str] = {}
+    for turn in recording.turns:
+        names.setdefault(turn.speaker, f"SPEAKER_{len(names):02d}")
+    words = [word for segment in found.segments for word in segment.words]
+    assert [word.text.strip() for word in words] == recording.text.split(), "otherwise they cannot be compared"
+    said = zip(recording.turns, recording.lines, strict=True)
+    assert [word.speaker for word in words] == [names[turn.speaker] for turn, line in said for _ in line.split()]
+    (speakers,) = found.all(SpeakersFound)
+    assert {turn.speaker for turn in speakers.turns} == set(names.values())
+    for turn in speakers.turns:
+        assert any(
+            names[each.speaker] == turn.speaker and each.start - 0.1 <= turn.start and turn.end <= each.end + 0.1
+            for each in recording.turns
+        ), turn
+
+
+async def test_the_text_does_not_depend_on_how_speakers_are_told_apart(engine: Supervisor, call: Path) -> None:
+    plain = await run(engine, call)
+    assert plain.text == (await run(engine, call, diarization=True, speaker_per_channel=True)).text
+    assert plain.plan.windows == (await run(engine, call, diarization=True)).plan.windows
+
+
+async def test_channels_that_hold_a_speaker_each_are_offered_where_nobody_asked(engine: Supervisor, call: Path) -> None:
+    found = await run(engine, call, diarization=True)
+    details = diarizing(found)
+    assert details[0] == OFFERED
+    assert all(detail.endswith(OFFERED) for detail in details)
+    assert len(found.all(SpeakerChunkFound)) == 1
+    assert isinstance(found.outcome, Completed)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("channels", ["mono", "second is silent", "both alike"])
+async def test_other_channels_are_told_apart_by_voice(
+    engine: Supervisor, two_speakers: Example, tmp_path: Path, channels: str, asked: bool
+) -> None:
+    samples = two_speakers.samples()
+    sound = {"mono": samples, "second is silent": np.stack([samples, 0 * samples]), "both alike": samples}[channels]
+    path = recordings.encode(tmp_path / "a.wav", sound, "pcm_s16le", RATE, 1 if channels == "mono" else 2)
+    found = await run(engine, path, diarization=True, speaker_per_channel=asked)
+    assert diarizing(found)[0] == ("" if not asked else NOT_TWO if channels == "mono" else NOT_APART)
+    assert len(found.all(SpeakerChunkFound)) == 1
+    assert {segment.speaker for segment in found.segments} == {"SPEAKER_00", "SPEAKER_01"}
+
+
+async def test_speakers_by_channel_of_an_earlier_attempt_are_kept(engine: Supervisor, call: Path) -> None:
+    options: dict[str, Any] = {"diarization": True, "speaker_per_channel": True}
+    first = await run(engine, call, **options)
+    (speakers,) = first.all(SpeakersFound)
+    finished = FinishedWork(first.plan, frozenset({0}), speakers.turns, speakers.exclusive_turns)
+    resumed = await run(engine, call, finished, **options)
+    assert resumed.all(SpeakersFound) == [speakers]
+    assert resumed.windows == {index: segments for index, segments in first.windows.items() if index != 0}
+    by_voice = await run(engine, call, finished, diarization=True)
+    assert by_voice.plan.fingerprint != first.plan.fingerprint
+    assert list(by_voice.windows) == list(first.windows)
 
 
 # --- going on where an earlier attempt ended

@@ -177,7 +177,7 @@ async def test_openapi_names_every_route_and_schema(setup: Setup) -> None:
     assert set(create["responses"]) == {"200", "400", "403", "404", "503"}
     schemas = document["components"]["schemas"]
     assert schemas["JobOptions"]["additionalProperties"] is False
-    assert "diarizationFastSwitching" in schemas["JobOptions"]["properties"]
+    assert {"diarizationFastSwitching", "speakerPerChannel"} <= set(schemas["JobOptions"]["properties"])
     assert "format" in [
         given["name"] for given in document["paths"]["/api/jobs/{job_id}/transcript"]["get"]["parameters"]
     ]

@@ -33,6 +33,7 @@ async def test_a_job_for_each_upload_with_its_options(setup: Setup) -> None:
     options = {"model": "demo", "useRemoteWorker": True, "diarizationEnabled": True, "minSpeakers": 1, "maxSpeakers": 2}
     more = {
         "diarizationMaxDurationSeconds": 90,
+        "speakerPerChannel": True,
         "wordTimestamps": True,
         "vad": False,
         "language": "EN",
@@ -60,6 +61,7 @@ async def test_defaults_of_options(setup: Setup) -> None:
     _, job = await setup.browser.get(f"/api/jobs/{await setup.browser.new_job(language=None, model='')}")
     assert job["executionMode"] == "local"
     assert job["options"]["vad"] is True
+    assert job["options"]["speakerPerChannel"] is False
     assert job["options"]["model"] is job["options"]["language"] is job["options"]["minSpeakers"] is None
 
 
@@ -84,6 +86,7 @@ async def test_the_same_request_id_returns_the_same_jobs(setup: Setup) -> None:
         (b'{"uploadIds": ["u"], "more": 1}', "more is not known"),
         (b'{"uploadIds": ["u"], "options": {"speed": 2}}', "options.speed is not known"),
         (b'{"uploadIds": ["u"], "options": {"vad": "yes"}}', "options.vad"),
+        (b'{"uploadIds": ["u"], "options": {"speakerPerChannel": 1}}', "options.speakerPerChannel"),
         (
             b'{"uploadIds": ["u"], "options": {"diarizationMaxDurationSeconds": 0}}',
             "options.diarizationMaxDurationSeconds",

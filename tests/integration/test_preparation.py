@@ -32,7 +32,7 @@ def nothing(*_: object) -> None:
 
 
 def opened(made: Preparation, source: Path, check: Callable[[], None] = nothing, **given: Any) -> Any:
-    options: dict[str, Any] = {"vad": True, "max_seconds": 30.0, "check": check, "note": nothing}
+    options: dict[str, Any] = {"vad": True, "max_seconds": 30.0, "channels": False, "check": check, "note": nothing}
     return made.prepared(source, **(options | given))
 
 
@@ -81,6 +81,17 @@ def test_it_is_as_in_this_process_and_nothing_is_left(made: Preparation, tmp_pat
         assert np.array_equal(there.stretch(0, there.samples), here.stretch(0, here.samples))
         assert list((tmp_path / "spool").iterdir()) == [there.spool]
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_levels_of_channels_cross_between_the_processes(made: Preparation, tmp_path: Path) -> None:
+    sound = np.stack([tone(20), np.zeros(20 * 16_000, np.float32)])
+    path = encode(tmp_path / "a.wav", sound, "pcm_s16le", 16_000, 2)
+    here = prepare.prepare(path, tmp_path / "here", vad=True, max_seconds=30.0, channels=True)
+    with opened(made, path, channels=True) as there, opened(made, path) as plain:
+        assert plain.levels is None
+        assert there.levels.shape == (1000, 2)
+        assert np.array_equal(there.levels, here.levels)
+        assert np.array_equal(there.stretch(0, there.samples), plain.stretch(0, plain.samples))
 
 
 def test_what_is_no_recording_says_so_as_it_does_in_this_process(made: Preparation, tmp_path: Path) -> None:
@@ -228,6 +239,6 @@ def test_what_takes_long_leaves_the_processor_to_the_rest(
         file.truncate(megabytes * 1024 * 1024)
     spool.touch()
     before = priority()
-    found: Any = preparation._prepare(source, spool, True, 30.0)
+    found: Any = preparation._prepare(preparation._Task(source, spool, True, 30.0, False))
     assert found == min(19, before + niceness)
     assert priority() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from faster_whisper.audio import decode_audio
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from services.worker.pipeline import prepare
+from services.worker.pipeline.channels import has_a_speaker_a_channel
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording, Samples
 from services.worker.pipeline.speech import VoiceDetector, speech_spans
 from services.worker.pipeline.windows import Span, SpeechWindow
 from tests import recordings
-from tests.recordings import RATE, cut_off, damage, decoded, encode, tone, video
+from tests.recordings import RATE, a_speaker_a_channel, cut_off, damage, decoded, encode, tone, video
 
 FORMATS = [
     ("wav", "pcm_s16le", 16_000, 1),
@@ -172,8 +174,8 @@ def test_the_file_is_closed_when_decoding_is_given_up(tmp_path: Path) -> None:
 # --- planning
 
 
-def prepared(path: Path, spool: Path, *, vad: bool = True) -> PreparedRecording:
-    return prepare.prepare(path, spool, vad=vad, max_seconds=30)
+def prepared(path: Path, spool: Path, *, vad: bool = True, channels: bool = False) -> PreparedRecording:
+    return prepare.prepare(path, spool, vad=vad, max_seconds=30, channels=channels)
 
 
 def test_windows_hold_all_that_is_said(tmp_path: Path) -> None:
@@ -211,6 +213,90 @@ def test_what_is_prepared_is_what_is_decoded_to_the_last_sample(tmp_path: Path) 
         recording.stretch(0, recording.samples),
     )
     assert recording.seconds == len(decoded(path)) / RATE
+
+
+# --- channels
+
+
+def two_tones(seconds: float, rate: int) -> Samples:
+    """The left one in the even seconds, the right one, half as loud, in the odd ones."""
+    sound, odd = tone(seconds, rate), (np.arange(round(seconds * rate)) // rate) % 2
+    return np.stack([sound * (1 - odd), 0.5 * sound * odd]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("ending", "codec", "rate", "channels"), [each for each in FORMATS if each[3] == 2])
+def test_measuring_channels_changes_no_sample(
+    tmp_path: Path, ending: str, codec: str, rate: int, channels: int
+) -> None:
+    path = encode(tmp_path / f"a.{ending}", two_tones(40.5, rate), codec, rate, channels)
+    plain = prepared(path, tmp_path / "plain", vad=False)
+    measured = prepared(path, tmp_path / "measured", vad=False, channels=True)
+    assert plain.levels is None
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "measured").read_bytes()
+    assert np.array_equal(measured.stretch(0, measured.samples), decode_audio(str(path)))
+    assert measured.levels is not None
+    assert measured.levels.dtype == np.int8
+    assert len(measured.levels) == measured.samples // 320
+
+
+@pytest.mark.parametrize(("codec", "rate"), [("pcm_s16le", 16_000), ("pcm_s16le", 8_000), ("pcm_f32le", 44_100)])
+def test_levels_are_each_channels_own_at_the_times_of_the_recording(tmp_path: Path, codec: str, rate: int) -> None:
+    path = encode(tmp_path / "a.wav", two_tones(40.5, rate), codec, rate, 2)
+    levels = prepared(path, tmp_path / "spool", channels=True).levels
+    assert levels is not None
+    seconds = levels[: 40 * 50].reshape(40, 50, 2)[:, 5:45].astype(float)
+    assert np.abs(seconds[::2, :, 0] + 17).max() <= 6  # 0.1 to 0.3 of a tone are -23 to -13 dB
+    assert np.abs(seconds[1::2, :, 1] + 23).max() <= 6
+    assert max(seconds[1::2, :, 0].max(), seconds[::2, :, 1].max()) < -60
+
+
+def test_a_recording_that_is_not_of_two_channels_throughout_has_no_levels(tmp_path: Path) -> None:
+    mono = encode(tmp_path / "mono.mp3", tone(10), "libmp3lame")
+    stereo = encode(tmp_path / "stereo.mp3", two_tones(10, 44_100), "libmp3lame", 44_100, 2)
+    assert prepared(mono, tmp_path / "spool", channels=True).levels is None
+    for parts in ((mono, stereo), (stereo, mono)):
+        both = tmp_path / "both.mp3"
+        both.write_bytes(b"".join(part.read_bytes() for part in parts))
+        found = prepared(both, tmp_path / "spool", vad=False, channels=True)
+        assert found.levels is None
+        assert np.array_equal(found.stretch(0, found.samples), decoded(both))
+
+
+def test_a_change_of_rate_on_the_way_keeps_the_times_of_the_levels(tmp_path: Path) -> None:
+    parts = [encode(tmp_path / f"{rate}.mp3", two_tones(10, rate), "libmp3lame", rate, 2) for rate in (44_100, 16_000)]
+    both = tmp_path / "both.mp3"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    found = prepared(both, tmp_path / "spool", vad=False, channels=True)
+    assert found.levels is not None
+    assert len(found.levels) == found.samples // 320
+
+
+@pytest.mark.parametrize("mask", [0, 0b11, 0b1100])
+def test_two_channels_need_not_be_left_and_right(tmp_path: Path, mask: int) -> None:
+    """Some recorders do not say where their channels are heard."""
+    sound = (two_tones(4, RATE).T * 32767).astype("<i2")
+    form = struct.pack("<HHIIHHHHI", 0xFFFE, 2, RATE, 4 * RATE, 4, 16, 22, 16, mask) + PCM
+    chunks = b"".join(
+        name + struct.pack("<I", len(content)) + content
+        for name, content in ((b"fmt ", form), (b"data", sound.tobytes()))
+    )
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    found = prepared(tmp_path / "a.wav", tmp_path / "spool", vad=False, channels=True)
+    assert found.levels is not None
+    assert found.levels[60:90, 0].max() < -60 < found.levels[10:40, 0].min()
+    assert found.levels[10:40, 1].max() < -60 < found.levels[60:90, 1].min()
+
+
+PCM = bytes.fromhex("0100000000001000800000aa00389b71")
+"""How an extensible WAV names its format."""
+
+
+def test_a_call_of_two_is_known_by_its_channels(tmp_path: Path) -> None:
+    example = recordings.example(speakers=2)
+    path = encode(tmp_path / "a.wav", a_speaker_a_channel(example), "pcm_s16le", RATE, 2)
+    levels = prepared(path, tmp_path / "spool", channels=True).levels
+    assert levels is not None
+    assert has_a_speaker_a_channel(levels)
 
 
 # --- voice

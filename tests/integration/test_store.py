@@ -222,7 +222,7 @@ async def test_a_blob_is_in_use_as_long_as_an_upload_has_its_digest(store: Store
 
 
 async def test_a_new_job_is_kept_and_its_creation_is_its_first_event(store: Store) -> None:
-    options = Options("turbo", "de", True, True, 90.25, True, 1, 4, True, "a prompt", "hot words 🎧", False)
+    options = Options("turbo", "de", True, True, 90.25, True, True, 1, 4, True, "a prompt", "hot words 🎧", False)
     job = replace(new_job(), options=options, wait_mark=12.5)
     assert await store.create_jobs([creation(job)], "r") == (job,)
     assert await store.get_job(JobId("j1")) == job

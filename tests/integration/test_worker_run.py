@@ -84,6 +84,8 @@ async def test_diarization_is_refused_only_once_it_is_known_that_there_is_none(t
         async with rig.run(dispatch("late", diarization=True)) as run:
             await eventually(lambda: bool(rig.engine.state.diarization_error))
             assert await run.refusal() is Reason.DIARIZATION_UNAVAILABLE
+        async with rig.run(dispatch("by-channel", diarization=True, speaker_per_channel=True)) as run:
+            await run.accepted()
 
 
 async def test_a_full_worker_refuses_and_the_same_attempt_may_come_again(rig: Rig) -> None:

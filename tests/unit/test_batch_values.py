@@ -369,6 +369,7 @@ def test_answers_are_read_or_faulty() -> None:
     [
         ["--remote"],
         ["--diarization", "--fast-switching", "--diarization-max-duration", "0.1"],
+        ["--diarization", "--speaker-per-channel"],
         ["--language", "EN", "--model", "demo"],
         ["--language", "auto"],
     ],
@@ -534,3 +535,12 @@ def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
     assert (given.controller, given.model, given.parallel) == ("http://localhost:8476", "large-v3", 1)
     assert (given.state, given.output) == (tmp_path / "batch_state.json", tmp_path / "transcripts")
     assert given.job_options() == {"model": "large-v3", "useRemoteWorker": False, "diarizationEnabled": False}
+
+
+def test_one_speaker_a_channel_is_said_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    plain, asked = (
+        parse_arguments(["--input", str(tmp_path), "--diarization", *more]).job_options()
+        for more in ([], ["--speaker-per-channel"])
+    )
+    assert "speakerPerChannel" not in plain
+    assert asked == plain | {"speakerPerChannel": True}

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.worker.pipeline.channels import ChannelLevels, Levels, has_a_speaker_a_channel, speakers_of_channels
+from services.worker.pipeline.channels import (
+    BY_CHANNEL,
+    FRAME_SECONDS,
+    NOT_APART,
+    NOT_TWO,
+    OFFERED,
+    ChannelLevels,
+    Decision,
+    Levels,
+    decide,
+    has_a_speaker_a_channel,
+    speakers_of_channels,
+)
 from services.worker.pipeline.windows import SAMPLE_RATE
 from services.worker.work import Speakers, SpeakerTurn
 
@@ -35,7 +47,8 @@ def _levels(sound: NDArray[np.int16], piece: int = 12345) -> Levels:
 
 def test_levels_do_not_depend_on_the_pieces() -> None:
     sound = _sound()
-    assert np.allclose(_levels(sound, 100), _levels(sound, len(sound)), atol=1e-3)
+    assert _levels(sound, 100).dtype == np.int8
+    assert np.array_equal(_levels(sound, 100), _levels(sound, len(sound)))
 
 
 @pytest.mark.parametrize("crosstalk", [0.0, 0.1])
@@ -69,6 +82,62 @@ def test_silence_is_nobody(samples: int) -> None:
     levels = _levels(np.zeros((samples, 2), np.int16))
     assert not has_a_speaker_a_channel(levels)
     assert speakers_of_channels(levels) == Speakers()
+
+
+def test_who_speaks_behind_anothers_word_is_whoever_spoke_before_it() -> None:
+    """A "yes" in a pause that is too short to end the turn."""
+    said = [(0, 1.0, 3.0), (1, 3.0, 3.3), (0, 3.3, 9.0)]
+    found = speakers_of_channels(_levels_of(said, seconds=10))
+    assert [(turn.start, turn.end, turn.speaker) for turn in found.exclusive] == [
+        (1.0, 3.0, "SPEAKER_00"),
+        (3.0, 3.3, "SPEAKER_01"),
+        (3.3, 9.0, "SPEAKER_00"),
+    ]
+    assert [(turn.start, turn.end) for turn in found.turns] == [(1.0, 9.0), (3.0, 3.3)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_exclusive_turns_no_two_are_at_once_and_none_is_lost(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    starts = rng.uniform(0, 118, 60)
+    said = [(int(rng.integers(2)), start, start + rng.uniform(0.05, 2)) for start in starts]
+    found = speakers_of_channels(_levels_of(said, seconds=120))
+    assert all(one.end <= other.start for one, other in zip(found.exclusive, found.exclusive[1:], strict=False))
+    for turn in found.exclusive:
+        assert any(
+            each.speaker == turn.speaker and each.start <= turn.start and turn.end <= each.end for each in found.turns
+        )
+    turns = [(round(turn.start / FRAME_SECONDS), round(turn.end / FRAME_SECONDS)) for turn in found.exclusive]
+    for _, start, end in said:
+        others = [each for each in said if each[1] != start and each[1] < end and start < each[2]]
+        if not others and end - start >= 0.3:
+            first, last = round(start / FRAME_SECONDS), round(end / FRAME_SECONDS)
+            assert sum(max(0, min(last, end) - max(first, begin)) for begin, end in turns) == last - first
+
+
+def _levels_of(said: list[tuple[int, float, float]], seconds: float) -> Levels:
+    levels: Levels = np.full((round(seconds / FRAME_SECONDS), 2), -100, np.int8)
+    for channel, start, end in said:
+        levels[round(start / FRAME_SECONDS) : round(end / FRAME_SECONDS), channel] = -20
+    return levels
+
+
+APART, TOGETHER = _levels(_sound()), _levels(_sound(crosstalk=1.0))
+
+
+@pytest.mark.parametrize(
+    ("levels", "asked", "decision"),
+    [
+        (None, False, Decision(None)),
+        (None, True, Decision(None, NOT_TWO)),
+        (TOGETHER, False, Decision(None)),
+        (TOGETHER, True, Decision(None, NOT_APART)),
+        (APART, False, Decision(None, OFFERED)),
+        (APART, True, Decision(speakers_of_channels(APART), BY_CHANNEL)),
+    ],
+)
+def test_channels_decide_where_they_are_asked_and_can(levels: Levels | None, asked: bool, decision: Decision) -> None:
+    assert decide(levels, asked) == decision
 
 
 def test_mono_is_never_split() -> None:

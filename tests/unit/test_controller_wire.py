@@ -33,7 +33,7 @@ from services.controller.store.protocol import Upload
 from services.controller.workers import Capacity, WorkerModel, WorkerStatus
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-FULL = Options("turbo", "de", True, True, 90.25, True, 1, 4, True, "a prompt", "hot words 🎧", False)
+FULL = Options("turbo", "de", True, True, 90.25, True, True, 1, 4, True, "a prompt", "hot words 🎧", False)
 RECORDING = Recording(UploadId("u1"), "interview 🎧.mp3", "ab" * 32, 5_000_000_000, 86399.999999)
 WORKER = WorkerRef("http://gpu:8477", "wk_1", True, NOW + timedelta(seconds=1))
 JOB = Job(
@@ -84,6 +84,7 @@ TURNS = pb.SpeakerTurns(turns=[pb.SpeakerTurn(start=wire.duration(0.1), end=wire
         Options(use_remote_worker=True),
         Options(diarization=True),
         Options(diarization_fast_switching=True),
+        Options(speaker_per_channel=True),
         Options(word_timestamps=True),
         Options(vad=False),
     ],
@@ -275,6 +276,7 @@ def test_a_dispatch_names_the_attempt_the_recording_and_every_option() -> None:
         diarization=True,
         diarization_max_duration=wire.duration(90.25),
         diarization_fast_switching=True,
+        speaker_per_channel=True,
         min_speakers=1,
         max_speakers=4,
         word_timestamps=True,

@@ -87,8 +87,9 @@ def test_an_older_worker_says_nothing_of_the_time_left_and_of_silence() -> None:
     "options",
     [
         Options(),
-        Options("turbo", "de", True, 90.5, True, 1, 4, True, "prompt", "hot words", False),
+        Options("turbo", "de", True, 90.5, True, True, 1, 4, True, "prompt", "hot words", False),
         Options(diarization_max_duration_seconds=0.0, min_speakers=2),
+        Options(speaker_per_channel=True),
     ],
 )
 def test_options(options: Options) -> None:

@@ -25,6 +25,7 @@ from services.worker.engine.memory import is_out_of_memory, needs_new_process
 from services.worker.engine.models import LoadedModel, Models
 from services.worker.engine.preparation import Preparation, is_small
 from services.worker.pipeline.assemble import assign_speakers, without_words
+from services.worker.pipeline.channels import decide
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.progress import SpeechProgress
 from services.worker.pipeline.quality import has_dropout
@@ -34,6 +35,7 @@ from services.worker.pipeline.windows import SpeechWindow, fingerprint, halves, 
 from services.worker.work import (
     AttemptKey,
     Canceled,
+    ChunkSpeakers,
     Completed,
     Failed,
     Outcome,
@@ -41,6 +43,7 @@ from services.worker.work import (
     Report,
     Segment,
     SpeakerChunkFound,
+    Speakers,
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
@@ -118,7 +121,7 @@ class _Job:
     def run(self) -> Outcome:
         started = time.monotonic()
         name = self._options.model or self._tools.default_model
-        if self._options.diarization:
+        if self._options.diarization and not self._options.speaker_per_channel:
             self._tools.diarizer.require()
         self._check()
         if not self._tools.models.is_loaded(name):
@@ -148,6 +151,7 @@ class _Job:
             self._work.audio_path,
             vad=self._options.vad,
             max_seconds=model.chunk_seconds,
+            channels=self._options.diarization,
             check=self._check,
             note=lambda text: self._report(StageChanged("preparing", text)),
         )
@@ -187,6 +191,7 @@ class _Job:
             "diarization": self._tools.diarizer.name if options.diarization else "",
             "diarization_max_duration_seconds": options.diarization_max_duration_seconds,
             "diarization_fast_switching": options.diarization_fast_switching,
+            "speaker_per_channel": options.speaker_per_channel,
             "speakers": [options.min_speakers, options.max_speakers],
         }
 
@@ -200,7 +205,10 @@ class _Job:
         """By which words get their speakers: of turns at the same time the one that is heard best."""
         if not self._options.diarization:
             return ()
-        self._report(StageChanged("diarizing"))
+        decision = decide(recording.levels, self._options.speaker_per_channel)
+        self._report(StageChanged("diarizing", decision.detail))
+        if decision.detail:
+            log.info("channels_considered", detail=decision.detail)
         earlier = self._work.finished
         if earlier is not None and earlier.plan.fingerprint != plan.fingerprint:
             earlier = None
@@ -208,20 +216,32 @@ class _Job:
             found = SpeakersFound(earlier.turns, earlier.exclusive_turns)
         else:
             chunks = earlier.speaker_chunks if earlier is not None else ()
-            speakers = self._tools.diarizer.speakers(recording, self._options, self._watch(), chunks)
+            speakers = decision.speakers
+            if speakers is None:
+                speakers = self._by_voice(recording, chunks, decision.detail)
             found = SpeakersFound(speakers.turns, speakers.exclusive)
         self._report(found)
         return found.exclusive_turns or found.turns
 
-    def _watch(self) -> Watch:
+    def _by_voice(self, recording: PreparedRecording, chunks: Sequence[ChunkSpeakers], detail: str) -> Speakers:
+        try:
+            return self._tools.diarizer.speakers(recording, self._options, self._watch(detail), chunks)
+        except WorkError as error:
+            if not self._options.speaker_per_channel:
+                raise
+            raise WorkError(error.reason, f"Speakers have to be told apart {detail}. {error.message}") from error
+
+    def _watch(self, detail: str) -> Watch:
+        """``detail`` stays beside the progress."""
         shown = 0
+        said = f" · {detail}" if detail else ""
 
         def progress(share: float) -> None:
             nonlocal shown
             percent = 10 * int(10 * share)
             if percent > shown:
                 shown = percent
-                self._report(StageChanged("diarizing", f"{percent} %"))
+                self._report(StageChanged("diarizing", f"{percent} %{said}"))
 
         return Watch(self._check, finished=lambda chunk: self._report(SpeakerChunkFound(chunk)), progress=progress)
 

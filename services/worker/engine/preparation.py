@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -100,10 +101,11 @@ class Preparation:
         *,
         vad: bool,
         max_seconds: float,
+        channels: bool,
         check: Callable[[], None],
         note: Callable[[str], None],
     ) -> Iterator[PreparedRecording]:
-        """The recording, decoded and planned, for as long as the block runs.
+        """The recording, decoded and planned (`prepare.prepare`), for as long as the block runs.
 
         ``check`` is called while it waits and may raise to give up. While the disk is full ``note`` is told so, and it is
         tried again. Raises WorkError AUDIO_INVALID, AUDIO_MISSING, STORAGE_FAILED.
@@ -111,7 +113,7 @@ class Preparation:
         spool = self._folder / uuid.uuid4().hex
         try:
             with self._turn(source, check):
-                recording = self._prepare(source, spool, vad, max_seconds, check, note)
+                recording = self._prepare(_Task(source, spool, vad, max_seconds, channels), check, note)
             yield recording
         finally:
             spool.unlink(missing_ok=True)
@@ -126,10 +128,8 @@ class Preparation:
                 held.callback(turn.release)
             yield
 
-    def _result(
-        self, pool: ProcessPool, arguments: tuple[Path, Path, bool, float], check: Callable[[], None]
-    ) -> PreparedRecording:
-        task: ProcessFuture[PreparedRecording] = _scheduled(pool, arguments)
+    def _result(self, pool: ProcessPool, asked: _Task, check: Callable[[], None]) -> PreparedRecording:
+        task: ProcessFuture[PreparedRecording] = _scheduled(pool, asked)
         try:
             while True:
                 try:
@@ -145,21 +145,13 @@ class Preparation:
         finally:
             task.cancel()  # type: ignore[no-untyped-call]
 
-    def _prepare(
-        self,
-        source: Path,
-        spool: Path,
-        vad: bool,
-        max_seconds: float,
-        check: Callable[[], None],
-        note: Callable[[str], None],
-    ) -> PreparedRecording:
+    def _prepare(self, asked: _Task, check: Callable[[], None], note: Callable[[str], None]) -> PreparedRecording:
         deaths = fulls = 0
         while True:
             pool = self._pool
             try:
-                spool.touch()
-                return self._result(pool, (source, spool, vad, max_seconds), check)
+                asked.spool.touch()
+                return self._result(pool, asked, check)
             except _PoolReplacedError:
                 continue
             except (ProcessExpired, BrokenProcessPool) as error:
@@ -170,13 +162,24 @@ class Preparation:
                 if deaths == DEATHS_ALLOWED:
                     raise WorkError("AUDIO_INVALID", _CRASHED) from error
             except OSError as error:
-                spool.unlink(missing_ok=True)
+                asked.spool.unlink(missing_ok=True)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     message = f"The worker's disk cannot be written ({error.strerror}). Check WORKER_DATA_DIR's disk."
                     raise WorkError("STORAGE_FAILED", message) from error
                 note(_WAITS_FOR_ROOM)
                 _pause(_ROOM_PAUSES[min(fulls, len(_ROOM_PAUSES) - 1)], check)
                 fulls += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What `prepare.prepare` is to be called with."""
+
+    source: Path
+    spool: Path
+    vad: bool
+    max_seconds: float
+    channels: bool
 
 
 class _PoolReplacedError(Exception):
@@ -189,9 +192,9 @@ _CRASHED = (
 )
 
 
-def _scheduled(pool: ProcessPool, arguments: tuple[Path, Path, bool, float]) -> ProcessFuture[PreparedRecording]:
+def _scheduled(pool: ProcessPool, asked: _Task) -> ProcessFuture[PreparedRecording]:
     try:
-        return pool.schedule(_prepare, arguments)
+        return pool.schedule(_prepare, (asked,))
     except RuntimeError as error:  # how it says that it is broken, or was stopped
         raise BrokenProcessPool(str(error)) from error
 
@@ -215,11 +218,18 @@ def _warm_up() -> None:
     prepare.warm_up()
 
 
-def _prepare(source: Path, spool: Path, vad: bool, max_seconds: float) -> PreparedRecording:
-    if not spool.exists():  # it was canceled meanwhile, and nothing may be left of it
+def _prepare(asked: _Task) -> PreparedRecording:
+    if not asked.spool.exists():  # it was canceled meanwhile, and nothing may be left of it
         raise WorkError("ENGINE_FAILED", "The preparation was canceled.")
-    with ThreadPoolExecutor(1, initializer=_be_nice if not is_small(source) else None) as thread:
-        return thread.submit(prepare.prepare, source, spool, vad=vad, max_seconds=max_seconds).result()
+    with ThreadPoolExecutor(1, initializer=_be_nice if not is_small(asked.source) else None) as thread:
+        return thread.submit(
+            prepare.prepare,
+            asked.source,
+            asked.spool,
+            vad=asked.vad,
+            max_seconds=asked.max_seconds,
+            channels=asked.channels,
+        ).result()
 
 
 def _be_nice() -> None:

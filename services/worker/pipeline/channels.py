@@ -6,6 +6,9 @@ Nothing has to be guessed from voices there, so it costs nothing and makes no sp
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +19,8 @@ from services.worker.work import Speakers, SpeakerTurn
 FRAME_SECONDS = 0.02
 _FRAME = round(FRAME_SECONDS * SAMPLE_RATE)
 
-Levels = NDArray[np.float32]
-"""(frames, channels), in dB below full scale."""
+Levels = NDArray[np.int8]
+"""(frames, channels), in whole dB over full scale, -100 to 0: of two channels 360 kB an hour."""
 
 SILENT_DB = -55.0
 """Below it nobody speaks, and neither where a channel is not ABOVE_NOISE_DB over its own noise."""
@@ -37,6 +40,14 @@ LEAST_SHARE = 0.03
 LONGEST_GAP_SECONDS = 0.4
 SHORTEST_TURN_SECONDS = 0.2
 
+_LONGEST_GAP = round(LONGEST_GAP_SECONDS / FRAME_SECONDS)
+_SHORTEST_TURN = round(SHORTEST_TURN_SECONDS / FRAME_SECONDS)
+
+BY_CHANNEL = "by channel"
+OFFERED = "each channel holds one speaker: submit again with speakerPerChannel to tell them apart exactly"
+NOT_TWO = "by voice, for the recording does not have two channels"
+NOT_APART = "by voice, for the two channels do not hold one speaker each"
+
 
 class ChannelLevels:
     """The levels of a recording that comes in piece by piece."""
@@ -51,11 +62,34 @@ class ChannelLevels:
         whole = len(joined) // _FRAME * _FRAME
         frames = joined[:whole].reshape(-1, _FRAME, joined.shape[1])
         power = np.mean(frames**2, axis=1)
-        self._levels.append((10 * np.log10(power + 1e-10)).astype(np.float32))
+        self._levels.append(np.rint(10 * np.log10(power + 1e-10)).astype(np.int8))
         self._rest = joined[whole:]
 
     def finish(self) -> Levels:
-        return np.concatenate(self._levels) if self._levels else np.zeros((0, self._rest.shape[1]), np.float32)
+        return np.concatenate(self._levels) if self._levels else np.zeros((0, self._rest.shape[1]), np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a recording's speakers are told apart. ``speakers``: as its channels tell; None where that is left to voices.
+    ``detail`` is for people: which of the two where it is not what one would expect, or what they could ask for."""
+
+    speakers: Speakers | None
+    detail: str = ""
+
+
+def decide(levels: Levels | None, asked: bool) -> Decision:
+    """``levels``: of a recording with two channels; ``asked``: whether the job wants speakers told apart by channel.
+
+    That two channels are asked for is not enough: of music, of a room with two microphones, or of a sound that is in both
+    alike, each voice would become two speakers, and of one that is in one channel alone all voices one. Folders are
+    submitted with the same options for all recordings in them.
+    """
+    if levels is None:
+        return Decision(None, NOT_TWO if asked else "")
+    if not has_a_speaker_a_channel(levels):
+        return Decision(None, NOT_APART if asked else "")
+    return Decision(speakers_of_channels(levels), BY_CHANNEL) if asked else Decision(None, OFFERED)
 
 
 def has_a_speaker_a_channel(levels: Levels) -> bool:
@@ -70,21 +104,25 @@ def has_a_speaker_a_channel(levels: Levels) -> bool:
 
 def speakers_of_channels(levels: Levels) -> Speakers:
     """Each channel is one speaker, named in the order in which they are first heard."""
+    if not len(levels):
+        return Speakers()
     spoken = _spoken(levels)
     turns = sorted(
         (start, end, channel) for channel in range(spoken.shape[1]) for start, end in _runs(spoken[:, channel])
     )
-    loudest = np.where(spoken.any(axis=1), np.where(spoken, levels, -np.inf).argmax(axis=1), -1)
-    alone = sorted(
-        (start, end, channel) for channel in range(spoken.shape[1]) for start, end in _runs(loudest == channel)
-    )
     names: dict[int, str] = {}
     for _, _, channel in turns:
         names.setdefault(channel, f"SPEAKER_{len(names):02d}")
+    loudest = np.where(spoken.any(axis=1), np.where(spoken, levels, np.int8(-128)).argmax(axis=1), -1)
     return Speakers(
-        tuple(SpeakerTurn(start, end, names[channel]) for start, end, channel in turns),
-        tuple(SpeakerTurn(start, end, names[channel]) for start, end, channel in _apart(alone) if channel in names),
+        tuple(_turn(start, end, names[channel]) for start, end, channel in turns),
+        tuple(_turn(start, end, names[channel]) for start, end, channel in _one_at_a_time(loudest, spoken.shape[1])),
     )
+
+
+def _turn(start: int, end: int, speaker: str) -> SpeakerTurn:
+    """From frames."""
+    return SpeakerTurn(round(start * FRAME_SECONDS, 3), round(end * FRAME_SECONDS, 3), speaker)
 
 
 def _spoken(levels: Levels) -> NDArray[np.bool_]:
@@ -97,23 +135,28 @@ def _spoken(levels: Levels) -> NDArray[np.bool_]:
     return found
 
 
-def _runs(spoken: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
-    """Seconds of what is said without a longer pause."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], spoken, [False]]).astype(np.int8)))
-    start, end = None, 0.0
-    for first, last in zip(edges[::2] * FRAME_SECONDS, edges[1::2] * FRAME_SECONDS, strict=True):
-        if start is not None and first - end > LONGEST_GAP_SECONDS:
-            if end - start >= SHORTEST_TURN_SECONDS:
-                yield round(start, 3), round(end, 3)
-            start = None
-        start, end = float(first) if start is None else start, float(last)
-    if start is not None and end - start >= SHORTEST_TURN_SECONDS:
-        yield round(start, 3), round(end, 3)
+def _runs(spoken: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Frames of what is said without a longer pause; the end is exclusive."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], spoken, [False]]).astype(np.int8))).tolist()
+    start, end = -1, 0
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        if start >= 0 and first - end > _LONGEST_GAP:
+            if end - start >= _SHORTEST_TURN:
+                yield start, end
+            start = -1
+        start, end = first if start < 0 else start, last
+    if start >= 0 and end - start >= _SHORTEST_TURN:
+        yield start, end
 
 
-def _apart(turns: list[tuple[float, float, int]]) -> Iterator[tuple[float, float, int]]:
-    """Closing gaps may have made two overlap again: whoever speaks first ends first."""
-    for place, (start, end, channel) in enumerate(turns):
-        until = min([end, *(later for later, _, _ in turns[place + 1 : place + 2])])
-        if start < until:
-            yield start, until, channel
+def _one_at_a_time(loudest: NDArray[np.integer[Any]], channels: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of the channel that is ``loudest`` (frames; -1 for none), no two at the same time: where pauses were closed over
+    another's words, those are his, as a "yes" is in the middle of a long turn, which goes on behind it."""
+    runs = [(start, end, channel) for channel in range(channels) for start, end in _runs(loudest == channel)]
+    whose = np.full(len(loudest), -1, np.int8)
+    for start, end, channel in sorted(runs, key=lambda run: run[0] - run[1]):  # the longest first
+        whose[start:end] = channel
+    changes = (np.flatnonzero(np.diff(whose)) + 1).tolist()
+    for start, end in pairwise([0, *changes, len(whose)]):
+        if whose[start] >= 0:
+            yield start, end, int(whose[start])

@@ -16,6 +16,7 @@ from faster_whisper.vad import get_vad_model
 from numpy.typing import NDArray
 
 from services.contract.media import OPEN_OPTIONS
+from services.worker.pipeline.channels import ChannelLevels, Levels
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
 from services.worker.pipeline.speech import VoiceDetector, speech_spans
@@ -34,27 +35,30 @@ def warm_up() -> None:
     get_vad_model()
 
 
-def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float) -> PreparedRecording:
+def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float, channels: bool = False) -> PreparedRecording:
     """Decodes ``source`` into ``spool`` and plans its windows: of speech alone, or of everything where ``vad`` is off.
+    ``channels``: measures the levels of the channels, too, where there are two.
 
     Raises WorkError AUDIO_INVALID, AUDIO_MISSING; OSError where the spool cannot be written.
     """
     detector = VoiceDetector() if vad else None
+    meter = _ChannelMeter() if channels else None
     samples = 0
     with spool.open("wb") as file:
-        for chunk in decode(source):
+        for chunk in decode(source, meter):
             file.write(chunk.tobytes())
             samples += len(chunk)
             if detector is not None:
                 detector.feed(chunk.astype(np.float32) / np.float32(32768.0))
+    levels = meter.finish() if meter is not None else None
     if detector is None:
-        return PreparedRecording(spool, samples, plan_everything(samples, max_seconds))
+        return PreparedRecording(spool, samples, plan_everything(samples, max_seconds), levels)
     spans = speech_spans(detector.finish().tolist(), samples, max_seconds)
-    return PreparedRecording(spool, samples, plan_speech(spans, max_seconds))
+    return PreparedRecording(spool, samples, plan_speech(spans, max_seconds), levels)
 
 
-def decode(path: Path) -> Iterator[NDArray[np.int16]]:
-    """Mono samples at 16 kHz, piece by piece, as far as the file can be decoded.
+def decode(path: Path, meter: _ChannelMeter | None = None) -> Iterator[NDArray[np.int16]]:
+    """Mono samples at 16 kHz, piece by piece, as far as the file can be decoded. ``meter`` hears all of it in its channels.
 
     Raises WorkError AUDIO_INVALID where there is no audio, AUDIO_MISSING.
     """
@@ -63,7 +67,8 @@ def decode(path: Path) -> Iterator[NDArray[np.int16]]:
         with av.open(str(path), mode="r", metadata_errors="ignore", options=OPEN_OPTIONS) as container:
             if not container.streams.audio:
                 raise WorkError("AUDIO_INVALID", _NO_STREAM)
-            for frame in _resampled(_grouped(_frames(container))):
+            frames = _grouped(_frames(container))
+            for frame in _mono(frames if meter is None else meter.hearing(frames)):
                 empty = False
                 yield frame.to_ndarray()[0]
     except FileNotFoundError as error:
@@ -106,13 +111,60 @@ def _grouped(frames: Iterator[Any]) -> Iterator[Any]:
         yield queue.read()
 
 
-def _resampled(frames: Iterator[Any]) -> Iterator[Any]:
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    form = None
+def _mono(frames: Iterator[Any]) -> Iterator[Any]:
+    resampler = _Resampler("s16", "mono")
     for frame in frames:
-        if form not in (None, now := (frame.format.name, frame.layout.name, frame.sample_rate)):
-            yield from resampler.resample(None)
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-        form = now
-        yield from resampler.resample(frame)
-    yield from resampler.resample(None)
+        yield from resampler.feed(frame)
+    yield from resampler.finish()
+
+
+class _Resampler:
+    """Frames to 16 kHz. They may change their format on the way. ``layout`` None: in their own channels."""
+
+    def __init__(self, sample_format: str, layout: str | None) -> None:
+        self._sample_format = sample_format
+        self._layout = layout
+        self._resampler = self._new()
+        self._form: tuple[str, str, int] | None = None
+
+    def feed(self, frame: Any) -> Iterator[Any]:
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._form not in (None, form):
+            yield from self._resampler.resample(None)
+            self._resampler = self._new()
+        self._form = form
+        yield from self._resampler.resample(frame)
+
+    def finish(self) -> Iterator[Any]:
+        yield from self._resampler.resample(None)
+
+    def _new(self) -> Any:
+        return av.AudioResampler(format=self._sample_format, layout=self._layout, rate=SAMPLE_RATE)
+
+
+class _ChannelMeter:
+    """Levels of a recording's two channels, at the times of its mono samples; none of one that has another number somewhere."""
+
+    def __init__(self) -> None:
+        self._levels: ChannelLevels | None = ChannelLevels(2)
+        self._resampler = _Resampler("s16p", None)
+
+    def hearing(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """The same frames."""
+        for frame in frames:
+            if frame.layout.nb_channels != 2:
+                self._levels = None
+            if self._levels is not None:
+                self._feed(self._levels, self._resampler.feed(frame))
+            yield frame
+
+    def finish(self) -> Levels | None:
+        if self._levels is None:
+            return None
+        self._feed(self._levels, self._resampler.finish())
+        return self._levels.finish()
+
+    @staticmethod
+    def _feed(levels: ChannelLevels, frames: Iterator[Any]) -> None:
+        for frame in frames:
+            levels.feed(frame.to_ndarray().T)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.worker.pipeline.channels import Levels
 from services.worker.pipeline.windows import SAMPLE_RATE, Span, SpeechWindow
 
 Samples = NDArray[np.float32]
@@ -19,11 +20,13 @@ BYTES_PER_SAMPLE = 2
 
 @dataclass(frozen=True, slots=True)
 class PreparedRecording:
-    """``spool``: ``samples`` of signed 16-bit mono at 16 kHz, little-endian, without a header."""
+    """``spool``: ``samples`` of signed 16-bit mono at 16 kHz, little-endian, without a header. ``levels``: of the channels, where
+    they were asked for and there are two throughout."""
 
     spool: Path
     samples: int
     windows: tuple[SpeechWindow, ...]
+    levels: Levels | None = field(default=None, compare=False)
 
     @property
     def seconds(self) -> float:

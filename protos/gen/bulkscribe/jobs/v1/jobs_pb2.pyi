@@ -39,7 +39,7 @@ EXECUTION_MODE_LOCAL: ExecutionMode
 EXECUTION_MODE_REMOTE: ExecutionMode
 
 class JobOptions(_message.Message):
-    __slots__ = ("model", "language", "use_remote_worker", "diarization_enabled", "diarization_max_duration", "diarization_fast_switching", "min_speakers", "max_speakers", "word_timestamps", "initial_prompt", "hotwords", "vad_disabled")
+    __slots__ = ("model", "language", "use_remote_worker", "diarization_enabled", "diarization_max_duration", "diarization_fast_switching", "min_speakers", "max_speakers", "word_timestamps", "initial_prompt", "hotwords", "vad_disabled", "speaker_per_channel")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     USE_REMOTE_WORKER_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class JobOptions(_message.Message):
     INITIAL_PROMPT_FIELD_NUMBER: _ClassVar[int]
     HOTWORDS_FIELD_NUMBER: _ClassVar[int]
     VAD_DISABLED_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_PER_CHANNEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     language: str
     use_remote_worker: bool
@@ -64,7 +65,8 @@ class JobOptions(_message.Message):
     initial_prompt: str
     hotwords: str
     vad_disabled: bool
-    def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., use_remote_worker: _Optional[bool] = ..., diarization_enabled: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ...) -> None: ...
+    speaker_per_channel: bool
+    def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., use_remote_worker: _Optional[bool] = ..., diarization_enabled: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ..., speaker_per_channel: _Optional[bool] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("job_id", "upload_id", "filename", "status", "execution_mode", "progress", "message", "worker", "attempt", "created_at", "started_at", "finished_at", "options", "last_error_code", "last_error_message", "audio_duration", "size_bytes", "last_event", "silent_stretches")

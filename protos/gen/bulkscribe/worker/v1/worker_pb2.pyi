@@ -204,7 +204,7 @@ class Cancel(_message.Message):
     def __init__(self) -> None: ...
 
 class TranscriptionOptions(_message.Message):
-    __slots__ = ("model", "language", "diarization", "diarization_max_duration", "diarization_fast_switching", "min_speakers", "max_speakers", "word_timestamps", "initial_prompt", "hotwords", "vad_disabled")
+    __slots__ = ("model", "language", "diarization", "diarization_max_duration", "diarization_fast_switching", "min_speakers", "max_speakers", "word_timestamps", "initial_prompt", "hotwords", "vad_disabled", "speaker_per_channel")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     DIARIZATION_FIELD_NUMBER: _ClassVar[int]
@@ -216,6 +216,7 @@ class TranscriptionOptions(_message.Message):
     INITIAL_PROMPT_FIELD_NUMBER: _ClassVar[int]
     HOTWORDS_FIELD_NUMBER: _ClassVar[int]
     VAD_DISABLED_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_PER_CHANNEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     language: str
     diarization: bool
@@ -227,7 +228,8 @@ class TranscriptionOptions(_message.Message):
     initial_prompt: str
     hotwords: str
     vad_disabled: bool
-    def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., diarization: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ...) -> None: ...
+    speaker_per_channel: bool
+    def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., diarization: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ..., speaker_per_channel: _Optional[bool] = ...) -> None: ...
 
 class FinishedWork(_message.Message):
     __slots__ = ("plan", "windows", "turns", "speaker_chunks")
