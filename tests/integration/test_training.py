@@ -224,7 +224,7 @@ class Line:
         x = torch.from_numpy(seeded(7, number).normal(size=(8, 1)).astype(np.float32)) + torch.randn(8, 1)
         loss = (self.line(x) - 2 * x).square().mean()
         self._optimizer.step(loss, 0.05)
-        return {"loss": float(loss)}
+        return {"loss": loss.item()}
 
     def state(self) -> dict[str, Any]:
         return {"line": self.line.state_dict(), "optimizer": self._optimizer.state()}

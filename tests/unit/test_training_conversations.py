@@ -39,7 +39,7 @@ def test_the_activity_is_what_is_heard_and_never_more_than_two_at_once(seed: int
     assert made.samples.max() < 2 * 10.0 ** (speakers - 1), "nobody speaks over himself"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2])
 def test_two_speak_at_once_for_the_share_of_the_time_that_was_asked_for(share: float) -> None:
     shares = [talk(seed, 2, Manner(share), 3 * MINUTE).overlapped_share for seed in range(5)]
     assert np.mean(shares) == pytest.approx(share, abs=0.04)

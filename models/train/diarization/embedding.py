@@ -82,7 +82,7 @@ class EmbeddingLearner:
         loss = angular_loss(cosines, target, margin, recipe.scale)
         rate = recipe.learning_rate * warmed(number, _WARM_UP) * falling(number, recipe.steps, 0.01)
         self._optimizer.step(loss, rate)
-        return {"loss": float(loss), "right": float((cosines.argmax(1) == target).float().mean())}
+        return {"loss": loss.item(), "right": (cosines.argmax(1) == target).float().mean().item()}
 
     def state(self) -> dict[str, Any]:
         return {

@@ -199,9 +199,9 @@ def losses_of(counts: Tensor, vectors: Tensor, heard: Tensor, scale: Tensor, act
     with torch.no_grad():
         is_two, found = at_once == _MOST_AT_ONCE, counts.argmax(2)
         figures = {
-            "counting": float(counting),
-            "telling": float(telling),
-            "assigning": float(assigning),
+            "counting": counting.item(),
+            "telling": telling.item(),
+            "assigning": assigning.item(),
             "told apart": told_apart,
             "two found": float(((found == _MOST_AT_ONCE) & is_two).sum() / is_two.sum().clamp(min=1)),
             "two false": float(((found == _MOST_AT_ONCE) & ~is_two).sum() / is_two.sum().clamp(min=1)),

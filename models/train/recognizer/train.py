@@ -79,7 +79,7 @@ class RecognizerLearner:
         is_late = number >= recipe.steps * (1 - recipe.averaged_share)
         if number == recipe.steps - 1 or (is_late and number % _AVERAGED_EVERY == 0):
             self.averaged.update_parameters(self.network)
-        return {"loss": float(losses.total), **losses.figures}
+        return {"loss": losses.total.item(), **losses.figures}
 
     def _losses(self, phase: Phase, numbers: np.random.Generator) -> Losses:
         recipe = self._recipe

@@ -28,7 +28,8 @@ _CLASSES = 7
 _MAX_SPEAKERS = 3
 
 _VECTOR = 32
-_NEVER = -9.0  # a log-probability
+# Log-probabilities.
+_NEVER, _IMPOSSIBLE = -9.0, -1e4
 
 
 def mel_matrix(bands: int, fft: int, rate: int, low: float = 40.0, high: float = 7600.0) -> Tensor:
@@ -276,7 +277,7 @@ def decide_by_centers(
     as it is, are the log-odds that this speaker is heard.
     """
     classes = [chosen for size in range(3) for chosen in combinations(range(speakers), size)]
-    decided = np.full((len(counts), len(classes)), _NEVER, np.float32)
+    decided = np.full((len(counts), len(classes)), _IMPOSSIBLE, np.float32)
     speaking = counts.argmax(1)
     sample = vectors[speaking == 1] if (speaking == 1).any() else vectors[speaking > 0]
     if len(sample) == 0:
@@ -286,14 +287,9 @@ def decide_by_centers(
     odds = heard[:, :-1] @ centers.T + heard[:, -1:]
     yes, no = -np.logaddexp(0, -odds), -np.logaddexp(0, odds)
     for place, chosen in enumerate(classes):
-        if all(speaker < len(centers) for speaker in chosen):
-            gained = sum((yes[:, speaker] - no[:, speaker] for speaker in chosen), np.zeros(len(counts)))
-            decided[:, place] = counts[:, len(chosen)] + no.sum(1) + gained
-    # whoever is not among the centers stays as unlikely as it was, below all others
-    decided -= decided.max(1, keepdims=True)
-    unknown = [place for place, chosen in enumerate(classes) if any(speaker >= len(centers) for speaker in chosen)]
-    decided[:, unknown] = _NEVER + decided.min()
-    return decided - np.logaddexp.reduce(decided, 1, keepdims=True).astype(np.float32)
+        if max(chosen, default=0) < len(centers):
+            decided[:, place] = counts[:, len(chosen)] + no.sum(1) + (yes - no)[:, list(chosen)].sum(1)
+    return decided - np.logaddexp.reduce(decided, 1, keepdims=True)
 
 
 class TinyEmbedding(Model):  # type: ignore[misc]  # pyannote publishes no types
