@@ -39,11 +39,11 @@ class RecognizerRecipe:
     seed: int = 1
     phrases: int = 20_000
     phases: tuple[Phase, ...] = (
-        Phase(300, 20, 1_500),
-        Phase(500, 20, 2_000),
-        Phase(1000, 12, 3_000),
-        Phase(2000, 6, 2_000),
-        Phase(3000, 4, 3_500),
+        Phase(300, 20, 1_200),
+        Phase(500, 20, 1_000),
+        Phase(1000, 12, 1_800),
+        Phase(2000, 6, 1_500),
+        Phase(3000, 4, 2_000),
     )
     learning_rate: float = 2e-3
     final_rate: float = 0.03
@@ -78,7 +78,7 @@ class EmbeddingRecipe:
     """The speaker embedding's; ``margin`` is that of the additive angular softmax, in radians."""
 
     seed: int = 2
-    steps: int = 1_600
+    steps: int = 3_000
     batch: int = 96
     learning_rate: float = 2.5e-3
     margin: float = 0.25
@@ -98,7 +98,7 @@ class SegmentationRecipe:
     """
 
     seed: int = 3
-    steps: int = 5_000
+    steps: int = 9_000
     batch: int = 16
     learning_rate: float = 1.5e-3
     warm_up: int = 50

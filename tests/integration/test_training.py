@@ -19,6 +19,7 @@ from models.train.diarization.embedding import angular_loss
 from models.train.diarization.plda import centered, write_plda
 from models.train.diarization.segmentation import assigning_loss, telling_loss
 from models.train.recognizer import losses
+from models.train.recognizer.convert import convert
 from models.train.recognizer.mixing import PlacedWord, Segment, Window, join
 from models.train.recognizer.network import Recognizer, Size
 from models.train.recognizer.targets import IGNORED, NOWHERE, TextOptions, draw_prompt, pad, text_of
@@ -144,6 +145,25 @@ def test_padding_that_is_stood_for_gives_what_the_whole_window_gives() -> None:
         expected, _ = network.decoder(given, *network.encoder(whole))
         found, _ = network.decoder(given, *network.encoder(features))
     assert torch.allclose(found, expected, atol=0.02 * float(expected.abs().max()))
+
+
+def test_what_is_converted_computes_what_was_trained(tmp_path: Path) -> None:
+    """Within what eight bits allow."""
+    import ctranslate2
+
+    network = Recognizer(Size(32, 2, 2, 2)).eval()
+    convert(network, tmp_path / "converted")
+    converted = ctranslate2.models.Whisper(str(tmp_path / "converted"), device="cpu", intra_threads=1)
+    features = 0.5 * torch.randn(1, 80, 3000)
+    prompt = [START, NO_TIMESTAMPS]
+    with torch.inference_mode():
+        encoded, bias = network.encoder(features)
+        expected = network.decoder(torch.tensor([prompt]), encoded, bias)[0][0, -1]
+    heard = converted.encode(ctranslate2.StorageView.from_array(features.numpy()))
+    assert np.corrcoef(np.asarray(heard).ravel(), encoded.numpy().ravel())[0, 1] > 0.999
+    found = converted.generate(heard, [prompt], max_length=3, return_logits_vocab=True, suppress_blank=False)
+    logits = np.asarray(found[0].logits[0][0])
+    assert np.corrcoef(logits, expected.numpy())[0, 1] > 0.99
 
 
 def test_looking_evenly_over_the_word_and_a_little_over_the_pause_costs_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _HOP = 160
 def convert(network: Recognizer, folder: Path) -> None:
     """Writes a new folder; weights as 8-bit integers."""
     folder.mkdir()
-    spec = _spec(network.requires_grad_(False))
+    spec = _spec(copy.deepcopy(network).requires_grad_(False))  # what CTranslate2 is given it quantizes in its place
     spec.register_vocabulary(vocabulary.tokens())
     last = network.size.decoder_layers - 1
     spec.config.suppress_ids = []
