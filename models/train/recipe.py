@@ -117,16 +117,19 @@ class SegmentationRecipe:
 
 @dataclass(frozen=True, slots=True)
 class PipelineRecipe:
-    """What is estimated after training, and what is tried for the clustering's parameters."""
+    """What is estimated after training, and what is tried: for deciding in a chunk (how alike frames of one speaker are,
+    what speaks for two at once besides the networks), and for clustering the chunks' speakers."""
 
     seed: int = 4
     repeats: int = 6
     dimensions: int = 64
     conversations: int = 12
     seconds: float = 90.0
-    thresholds: tuple[float, ...] = (0.6, 0.7, 0.8)
-    acoustic_scales: tuple[float, ...] = (0.1, 0.2, 0.3)
-    regularizations: tuple[float, ...] = (0.4, 0.8, 2.0)
+    frame_thresholds: tuple[float, ...] = (0.4, 0.5, 0.6)
+    pair_biases: tuple[float, ...] = (-1.5, -0.5, 0.5)
+    thresholds: tuple[float, ...] = (0.7, 0.8)
+    acoustic_scales: tuple[float, ...] = (0.1, 0.3)
+    regularizations: tuple[float, ...] = (0.8, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,8 @@ QUICK = Recipe(
         dimensions=16,
         conversations=2,
         seconds=20.0,
+        frame_thresholds=(0.5,),
+        pair_biases=(-1.0, 0.0),
         thresholds=(0.8,),
         acoustic_scales=(0.3,),
         regularizations=(0.8,),

@@ -1,8 +1,9 @@
-"""The pipeline's folder, as `services.worker.engine.diarization` loads it, and the clustering's parameters, tried out."""
+"""The pipeline's folder, as `services.worker.engine.diarization` loads it, and its parameters, tried out."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.scoring import NONE, speaker_errors
+from benchmarks.scoring import NONE, ErrorRate, speaker_errors
 from models.train.diarization.conversations import Conversation, Manner, converse
 from models.train.diarization.evaluate import found_turns, loaded_pipeline, turns_of
 from models.train.diarization.identities import is_held
@@ -21,7 +22,7 @@ from models.train.diarization.plda import centered, write_plda
 from models.train.diarization.segmentation import Cast
 from models.train.diarization.utterances import Utterances
 from models.train.recipe import PipelineRecipe, SegmentationRecipe, VoicesRecipe
-from models.train.sound import Noises
+from models.train.sound import Noises, narrowed
 from models.train.speech import RATE
 from models.train.training import seeded
 
@@ -29,6 +30,7 @@ _TRIED = (Manner(0.0), Manner(0.1), Manner(0.2))
 _SPEAKERS = (2, 3, 4)
 _NOISE_DECIBELS = (18.0, 40.0)
 _NOISE_SEED = 7
+_NARROW_EVERY = 5
 
 Parameters = dict[str, float]
 
@@ -96,28 +98,37 @@ def tune(
     voices: VoicesRecipe,
     say: Callable[[str], None],
 ) -> None:
-    """Copies the folder, with the parameters that do best in conversations of voices that were held out of training."""
+    """Copies the folder, with the parameters that do best of all in conversations of voices that were held out of training."""
     torch.set_num_threads(1)
     cast = Cast.from_vectors(collected, voices, True, segmentation.neighbors, segmentation.similar_share)
     talks = list(_talks(Utterances(utterances), cast, recipe))
     pipeline = loaded_pipeline(untuned)
     pipeline.training = True  # pyannote keeps segmentations and embeddings with the file, and only clusters again
-    files = [
-        {"waveform": torch.from_numpy(talk.samples)[None], "sample_rate": RATE, "uri": str(number)}
-        for number, talk in enumerate(talks)
-    ]
     rates = []
-    for parameters in candidates(recipe):
-        pipeline.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": parameters})
-        errors = sum((_errors(pipeline, file, talk) for file, talk in zip(files, talks, strict=True)), NONE)
-        rates.append((errors.rate, tuple(parameters.items())))
-    best, chosen = min(rates)
-    say(f"diarization error rate of held voices {best:.2%} with {dict(chosen)}, {max(rates)[0]:.2%} with the worst")
+    for threshold, bias in itertools.product(recipe.frame_thresholds, recipe.pair_biases):
+        deciding = {"threshold": threshold, "pair_bias": bias}
+        pipeline._segmentation.model.hparams.update(deciding)
+        files = [_file(talk, number) for number, talk in enumerate(talks)]
+        for clustering in candidates(recipe):
+            pipeline.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": clustering})
+            errors = sum((_errors(pipeline, file, talk) for file, talk in zip(files, talks, strict=True)), NONE)
+            rates.append((errors.rate, tuple(deciding.items()), tuple(clustering.items())))
+    best, deciding_best, clustering_best = min(rates)
+    chosen = f"{dict(deciding_best)} and {dict(clustering_best)}"
+    say(f"diarization error rate of held voices {best:.2%} with {chosen}, {max(rates)[0]:.2%} with the worst")
     shutil.copytree(untuned, folder)
-    write_config(folder, dict(chosen))
+    write_config(folder, dict(clustering_best))
+    described = folder / "segmentation.json"
+    content = json.loads(described.read_text(encoding="utf-8"))
+    content["hyper_parameters"] |= dict(deciding_best)
+    described.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _errors(pipeline: Any, file: dict[str, Any], talk: Conversation) -> Any:
+def _file(talk: Conversation, number: int) -> dict[str, Any]:
+    return {"waveform": torch.from_numpy(talk.samples)[None], "sample_rate": RATE, "uri": str(number)}
+
+
+def _errors(pipeline: Any, file: dict[str, Any], talk: Conversation) -> ErrorRate:
     return speaker_errors(turns_of(talk), found_turns(pipeline.apply(file)))
 
 
@@ -135,5 +146,6 @@ def _talks(utterances: Utterances, cast: Cast, recipe: PipelineRecipe) -> Iterat
             numbers,
             int(numbers.uniform(0, 1) * RATE),
         )
-        samples = np.clip(noises.add(talk.samples, numbers, _NOISE_DECIBELS), -1, 1)
+        samples = narrowed(talk.samples, numbers) if number % _NARROW_EVERY == 0 else talk.samples
+        samples = np.clip(noises.add(samples, numbers, _NOISE_DECIBELS), -1, 1)
         yield Conversation(samples, talk.activity)

@@ -58,6 +58,7 @@ def segmentation_described(speakers: int) -> Described:
             "decode": "centers",
             "threshold": _THRESHOLD,
             "min_frames": _MIN_FRAMES,
+            "pair_bias": 0.0,
         },
         {
             "problem": "MONO_LABEL_CLASSIFICATION",

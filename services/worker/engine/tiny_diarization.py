@@ -120,13 +120,23 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
         decode: str = "head",
         threshold: float = 0.5,
         min_frames: int = 6,
+        pair_bias: float = 0.0,
         sample_rate: int = SAMPLE_RATE,
         num_channels: int = 1,
         task: Task | None = None,
     ) -> None:
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
         self.save_hyperparameters(
-            "n_mels", "channels", "pooled", "reduced", "hidden", "heads", "decode", "threshold", "min_frames"
+            "n_mels",
+            "channels",
+            "pooled",
+            "reduced",
+            "hidden",
+            "heads",
+            "decode",
+            "threshold",
+            "min_frames",
+            "pair_bias",
         )
         self.mel = LogMel(n_mels, rate=sample_rate)
         self.tdnn = time_delay_network(n_mels, channels, pooled)
@@ -175,7 +185,7 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
         else:
             speakers = len(self.specifications.classes)
             decided = [
-                decide_by_centers(p, v, h, threshold, min_frames, speakers)
+                decide_by_centers(p, v, h, threshold, min_frames, speakers, self.hparams.pair_bias)
                 for p, v, h in zip(_array(classes), _array(vectors), _array(heard), strict=True)
             ]
         return torch.from_numpy(np.stack(decided)).to(classes.device)
@@ -269,12 +279,13 @@ def decide_by_centers(
     threshold: float,
     min_frames: int,
     speakers: int,
+    pair_bias: float = 0.0,
 ) -> NDArray[np.float32]:
     """Log-probabilities (frames, classes) of every set of at most two of ``speakers``, in pyannote's order.
 
     ``counts``: log-probabilities of nobody, one, two (frames, 3); ``vectors``: (frames, 32), clustered over the frames
     with one speaker as in ``decide_speakers``; ``heard``: (frames, 33), whose product with a cluster's middle, and the last
-    as it is, are the log-odds that this speaker is heard.
+    as it is, are the log-odds that this speaker is heard; ``pair_bias`` is added to the score of every two.
     """
     classes = [chosen for size in range(3) for chosen in combinations(range(speakers), size)]
     decided = np.full((len(counts), len(classes)), _IMPOSSIBLE, np.float32)
@@ -289,6 +300,8 @@ def decide_by_centers(
     for place, chosen in enumerate(classes):
         if max(chosen, default=0) < len(centers):
             decided[:, place] = counts[:, len(chosen)] + no.sum(1) + (yes - no)[:, list(chosen)].sum(1)
+            if len(chosen) == 2:
+                decided[:, place] += pair_bias
     return decided - np.logaddexp.reduce(decided, 1, keepdims=True)
 
 
