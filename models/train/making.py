@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from models.train.recipe import (
     SegmentationRecipe,
     VoicesRecipe,
 )
-from models.train.report import BUNDLED, NEW
+from models.train.report import BUNDLED, NEW, Figure
 from models.train.stages import Stage
 
 WHISPER, DIARIZATION = "whisper-demo", "diarization-demo"
@@ -197,7 +199,7 @@ def recognizer_figures(recipe: Recipe, folder: Path, bundled: Path, hashed: str,
         "recognizer's figures",
         folder / "recognizer.json",
         lambda path: report.write(
-            evaluate({BUNDLED: bundled / WHISPER, NEW: folder / WHISPER}, recipe.evaluation), path
+            _apart(evaluate, {BUNDLED: bundled / WHISPER, NEW: folder / WHISPER}, recipe.evaluation), path
         ),
         _Evaluating(recipe.evaluation, hashed),
         (recognizer_stages(recipe, folder, say),),
@@ -211,8 +213,17 @@ def diarization_figures(recipe: Recipe, folder: Path, bundled: Path, hashed: str
         "diarization's figures",
         folder / "diarization.json",
         lambda path: report.write(
-            evaluate({BUNDLED: bundled / DIARIZATION, NEW: folder / DIARIZATION}, recipe.evaluation), path
+            _apart(evaluate, {BUNDLED: bundled / DIARIZATION, NEW: folder / DIARIZATION}, recipe.evaluation), path
         ),
         _Evaluating(recipe.evaluation, hashed),
         (diarization_stages(recipe, folder, say),),
     )
+
+
+Evaluate = Callable[[Mapping[str, Path], EvaluationRecipe], list[Figure]]
+
+
+def _apart(evaluate: Evaluate, folders: Mapping[str, Path], recipe: EvaluationRecipe) -> list[Figure]:
+    """In a process of its own: what espeak-ng says depends on what it said before, also in an earlier stage."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(evaluate, folders, recipe).result()
