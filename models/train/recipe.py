@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """So many steps over batches of ``batch`` windows, each of ``frames`` hundredths of a second."""
+    """So many steps over batches of ``batch`` windows, each of ``frames`` hundredths of a second; ``prompted``: the share
+    of batches with a text before, which a decoder that does not yet know where to look has no use for."""
 
     frames: int
     batch: int
     steps: int
+    prompted: float = 0.45
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class RecognizerRecipe:
 
     - phases: windows grow. A decoder that starts on long ones never learns where to look.
     - final_rate: what is left of the learning rate at the end; it falls in a straight line.
-    - timestamped_share: windows whose text has timestamp tokens; prompted_share: batches with a text before.
+    - timestamped_share: windows whose text has timestamp tokens.
     - timestamp_jitter: standard deviation, in bins of 20 ms, of the timestamps that the decoder is given while it is to
       predict the true ones. Decoding, it is given its own, which are off a little: trained on exact ones only it goes
       astray after them and drops words.
@@ -39,17 +41,16 @@ class RecognizerRecipe:
     seed: int = 1
     phrases: int = 20_000
     phases: tuple[Phase, ...] = (
-        Phase(300, 20, 1_200),
-        Phase(500, 20, 1_000),
+        Phase(300, 20, 2_000, prompted=0.1),
+        Phase(500, 20, 1_200, prompted=0.2),
         Phase(1000, 12, 1_800),
-        Phase(2000, 6, 1_500),
+        Phase(2000, 6, 1_400),
         Phase(3000, 4, 2_000),
     )
     learning_rate: float = 2e-3
     final_rate: float = 0.03
     warm_up: int = 150
     timestamped_share: float = 0.5
-    prompted_share: float = 0.45
     timestamp_jitter: float = 2.0
     joined_gap_seconds: float = 0.35
     cut_share: float = 0.15

@@ -120,10 +120,10 @@ def test_phrases_with_hardly_a_pause_between_are_one_segment() -> None:
 def test_rows_begin_with_their_prompts_which_are_not_predicted() -> None:
     texts = [text_of(window(FIRST, SECOND), PLAIN, numbers()), text_of(window(), PLAIN, numbers())]
     rows = pad(texts, [draw_prompt(4, 500, numbers()) for _ in texts])
-    assert rows.given.shape == rows.wanted.shape == (2, 9)
+    assert rows.given.shape == rows.wanted.shape == (2, 32)
     assert (rows.given[:, 0] == PREVIOUS).all()
     assert (rows.wanted[:, :4] == IGNORED).all()
-    assert rows.wanted[1].tolist() == [IGNORED] * 4 + [NO_SPEECH, END_OF_TEXT] + [IGNORED] * 3
+    assert rows.wanted[1].tolist() == [IGNORED] * 4 + [NO_SPEECH, END_OF_TEXT] + [IGNORED] * 26
 
 
 def test_the_tokens_are_those_of_the_bundled_model() -> None:

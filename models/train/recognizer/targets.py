@@ -22,8 +22,9 @@ from models.train.recognizer.vocabulary import (
 )
 
 IGNORED = -100
-LONGEST = 446
-"""Tokens of a row: Whisper's decoder has 448 places, and predicts one beyond."""
+LONGEST = 448
+"""Places of a row: as many as Whisper's decoder has."""
+_ROUNDED_TO = 32
 
 _NEAR = 3
 _ONE_SECOND = 50
@@ -152,7 +153,9 @@ class Rows:
 
 def pad(texts: Sequence[Text], prompts: Sequence[Sequence[int]]) -> Rows:
     before = len(prompts[0])
-    places = before + min(max(len(text.given) for text in texts), LONGEST - before)
+    longest = before + max(len(text.given) for text in texts)
+    # of few lengths, for each is prepared for (and its preparations kept) by the libraries below torch
+    places = min(-(-longest // _ROUNDED_TO) * _ROUNDED_TO, LONGEST)
     given = np.full((len(texts), places), END_OF_TEXT, np.int64)
     wanted = np.full((len(texts), places), IGNORED, np.int64)
     heard = np.full((len(texts), places, 3), -1, np.int64)

@@ -113,7 +113,7 @@ class RecognizerLearner:
 
     def _prompts(self, phase: Phase, numbers: np.random.Generator) -> list[list[int]]:
         """All of one length, so that the rows of a batch are."""
-        if numbers.random() >= self._recipe.prompted_share:
+        if numbers.random() >= phase.prompted:
             return [[]] * phase.batch
         longest = _LONG_PROMPT if numbers.random() < 0.5 else _SHORT_PROMPT
         length = int(numbers.integers(2, longest))
