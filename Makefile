@@ -52,7 +52,7 @@ bench: setup  ## the benchmarks
 	@$(RUN) -m benchmarks
 
 .PHONY: models
-models: setup  ## makes the bundled models from nothing into .build/models, and compares; two cores, under two hours
+models: setup  ## makes the bundled models from nothing into .build/models, and compares; hours on two cores
 	@$(RUN) -m models.train
 
 .PHONY: faults

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpeechError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"The models cannot be made: {error}. What was made is kept.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         if not given.child:
             print("Stopped. The same command goes on from here.", file=sys.stderr)
