@@ -45,6 +45,14 @@ def test_two_speak_at_once_for_the_share_of_the_time_that_was_asked_for(share: f
     assert np.mean(shares) == pytest.approx(share, abs=0.04)
 
 
+def test_where_each_utterance_begins_is_kept() -> None:
+    made = talk(3, 2, Manner(0.0), start=RATE)
+    assert made.starts[0] == RATE
+    assert len(made.starts) > 5
+    begins = {int(place) for active in made.activity for place in np.flatnonzero(np.diff(active.astype(int)) == 1) + 1}
+    assert {round(start / ACTIVITY_SAMPLES) for start in made.starts} >= begins
+
+
 def test_all_speak() -> None:
     assert talk(1, 4, Manner(0.1), 3 * MINUTE).activity.any(1).all()
 

@@ -41,10 +41,12 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """``activity``: who speaks, (speakers, hundredths of a second)."""
+    """``activity``: who speaks, (speakers, hundredths of a second). ``starts``: where each utterance begins, in samples, in the
+    order in which they were asked for; empty where nobody kept it."""
 
     samples: Samples
     activity: NDArray[np.bool_]
+    starts: tuple[int, ...] = ()
 
     @property
     def overlapped_share(self) -> float:
@@ -90,14 +92,16 @@ def converse(
     """``length`` in samples; the first turn begins at ``start``, which may lie before the beginning."""
     sheet = _Sheet(length, speakers)
     speaker, at = int(numbers.integers(speakers)), start
+    starts: list[int] = []
     while at < length:
         utterance = speak(speaker)
         if numbers.random() < manner.short:
             utterance = _shortened(utterance, numbers)
         sheet.lay(speaker, at, utterance)
+        starts.append(at)
         speaker = _next_speaker(speaker, speakers, manner, numbers)
         at = _next_start(sheet, speaker, manner, numbers)
-    return Conversation(sheet.samples, sheet.activity)
+    return Conversation(sheet.samples, sheet.activity, tuple(starts))
 
 
 def _shortened(utterance: Utterance, numbers: np.random.Generator) -> Utterance:

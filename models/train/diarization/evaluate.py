@@ -97,7 +97,7 @@ class _Speakers:
         numbers: np.random.Generator,
     ) -> None:
         self._espeak, self._sentences, self._drawn = espeak, sentences, drawn
-        self._voices = _draw_voices(kind, drawn)
+        self._voices = draw_voices(kind, drawn)
         self._gains = [np.float32(10 ** (drawn.uniform(*_LEVEL_DECIBELS) / 20)) for _ in self._voices]
         self._rooms = [room(numbers) if drawn.random() < _ROOM_SHARE else None for _ in self._voices]
 
@@ -110,7 +110,8 @@ class _Speakers:
         return Utterance(samples if response is None else in_room(samples, response), utterance.spans)
 
 
-def _draw_voices(kind: ConversationSet, drawn: random.Random) -> list[Voice]:
+def draw_voices(kind: ConversationSet, drawn: random.Random) -> list[Voice]:
+    """One for each speaker, of those that no training hears."""
     if kind.alike:
         name = voice_name(drawn.choice(UNHEARD_ACCENTS), drawn.choice(UNHEARD))
         lowest = drawn.randint(25, 50)

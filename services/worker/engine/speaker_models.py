@@ -97,8 +97,9 @@ def load(name: str, settings: EngineSettings, device: str) -> Any:
 
     # More threads than one made it slower beside a decoding job, and hardly faster alone.
     torch.set_num_threads(1)
-    if name == DEMO:
-        pipeline = demo_pipeline(settings.bundled_dir / _DEMO_FOLDER)
+    folder = settings.bundled_dir / _DEMO_FOLDER if name == DEMO else Path(name)
+    if name == DEMO or (folder / "segmentation.safetensors").is_file():  # what `make models` makes
+        pipeline = demo_pipeline(folder)
     else:
         from pyannote.audio import Pipeline
 
