@@ -51,6 +51,10 @@ up: setup  ## worker, controller and gateway in the foreground
 bench: setup  ## the benchmarks
 	@$(RUN) -m benchmarks
 
+.PHONY: models
+models: setup  ## makes the bundled models from nothing into .build/models, and compares; hours on two cores
+	@$(RUN) -m models.train
+
 .PHONY: faults
 faults: setup  ## the simulation, then hundreds of faults on real processes; about half an hour
 	@$(RUN) -m tests.simulation --seeds 10000

@@ -10,7 +10,18 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import accuracy, accuracy_sets, diarization, dispatch, dropouts, heap, queue, resume, upload
+from benchmarks import (
+    accuracy,
+    accuracy_sets,
+    diarization,
+    diarization_accuracy,
+    dispatch,
+    dropouts,
+    heap,
+    queue,
+    resume,
+    upload,
+)
 from benchmarks.engine import beside, memory
 from benchmarks.engine.compare import COMPARISONS, compare
 from benchmarks.gpu import measure as gpu
@@ -39,6 +50,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         comparison.name: Benchmark(functools.partial(compare, comparison), usual=comparison.name == "engine-mixed")
         for comparison in COMPARISONS
     },
+    "diarization-accuracy": Benchmark(diarization_accuracy.measure, usual=False),
     "diarization-speed": Benchmark(diarization.measure_speed, usual=False),
     "diarization-long": Benchmark(diarization.measure_long, usual=False),
     "dropouts": Benchmark(dropouts.measure),

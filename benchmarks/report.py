@@ -24,7 +24,7 @@ class NotMeasured(Exception):
 class Figure:
     """One number; ``at_most`` and ``at_least`` are what it must reach, None where nothing was promised.
 
-    ``least`` and ``most``: of several measurements, whose median ``value`` is.
+    ``least`` and ``most``: of several measurements, whose median ``value`` is, or what they come to together.
     """
 
     name: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -140,6 +142,17 @@ def _wrong(talk: Conversation, speakers: Speakers) -> float:
 
 def _mappings(turns: tuple[SpeakerTurn, ...]) -> list[dict[str, Any]]:
     return [{"start": turn.start, "end": turn.end, "speaker": turn.speaker} for turn in turns]
+
+
+def test_a_folder_may_hold_models_of_the_bundled_kind(tmp_path: Path) -> None:
+    """As `make models` leaves them: they can be used, and measured, before they are bundled."""
+    folder = tmp_path / "new"
+    shutil.copytree(MODELS / "diarization-demo", folder)
+    described = json.loads((folder / "segmentation.json").read_text())
+    described["hyper_parameters"]["threshold"] = 0.33
+    (folder / "segmentation.json").write_text(json.dumps(described))
+    loaded = speaker_models.load(str(folder), SETTINGS, "cpu")
+    assert loaded._segmentation.model.hparams.threshold == 0.33
 
 
 # --- the same as pyannote

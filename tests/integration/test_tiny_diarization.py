@@ -148,3 +148,46 @@ def test_frames_are_told_apart_by_their_vectors(tiny: ModuleType) -> None:
     assert set().union(*names) == {1, 2, 3}
     first, second = (name.pop() for name in names[:2])
     assert set(classes[18:22].tolist()) == {{(1, 2): 4, (1, 3): 5, (2, 3): 6}[min(first, second), max(first, second)]}
+
+
+# --- deciding by the middles of the clusters
+
+
+PAIRS_OF_FOUR = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+
+
+def heard_of(who: list[set[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What networks would say that knew it all: counts, vectors and heard of frames in which these speak."""
+    frames = len(who)
+    counts = np.full((frames, 3), -6.0, np.float32)
+    vectors, heard = np.zeros((frames, 32), np.float32), np.zeros((frames, 33), np.float32)
+    for frame, speakers in enumerate(who):
+        counts[frame, len(speakers)] = -0.01
+        vectors[frame, min(speakers, default=31)] = 1
+        heard[frame, :4] = [8.0 if speaker in speakers else -8.0 for speaker in range(4)]
+    return counts, vectors, heard
+
+
+def sets_of(decided: np.ndarray) -> list[frozenset[int]]:
+    sets = [frozenset[int](), *(frozenset([speaker]) for speaker in range(4)), *map(frozenset, PAIRS_OF_FOUR)]
+    return [sets[place] for place in decided.argmax(1)]
+
+
+def test_four_voices_and_whoever_speaks_at_once_are_told_by_their_middles(tiny: ModuleType) -> None:
+    """Also where the pair is neither who spoke before nor who speaks after."""
+    who: list[set[int]] = [{0}] * 20 + [{1}] * 20 + [{2}] * 20 + [{3}] * 20 + [set()] * 10 + [{0, 2}] * 10 + [{3}] * 10
+    decided = tiny.decide_by_centers(*heard_of(who), threshold=0.5, min_frames=6, speakers=4)
+    assert decided.shape == (110, 11)
+    assert np.allclose(np.exp(decided).sum(1), 1, atol=1e-3)
+    found = sets_of(decided)
+    names = {speaker: found[20 * speaker + 5] for speaker in range(4)}
+    assert sorted(len(name) for name in names.values()) == [1, 1, 1, 1]
+    assert len(set(names.values())) == 4
+    assert found == [frozenset().union(*(names[speaker] for speaker in speakers)) for speakers in who]
+
+
+@pytest.mark.parametrize("who", [[set()] * 30, [{0}] * 30, [{0, 1}] * 30, [{0}] + [set()] * 29])
+def test_chunks_with_hardly_anybody_are_decided_too(tiny: ModuleType, who: list[set[int]]) -> None:
+    decided = tiny.decide_by_centers(*heard_of(who), threshold=0.5, min_frames=6, speakers=4)
+    assert np.isfinite(decided).all()
+    assert [bool(found) for found in sets_of(decided)] == [bool(speakers) for speakers in who]

@@ -97,8 +97,9 @@ def load(name: str, settings: EngineSettings, device: str) -> Any:
 
     # More threads than one made it slower beside a decoding job, and hardly faster alone.
     torch.set_num_threads(1)
-    if name == DEMO:
-        pipeline = _demo_pipeline(settings.bundled_dir / _DEMO_FOLDER)
+    folder = settings.bundled_dir / _DEMO_FOLDER if name == DEMO else Path(name)
+    if name == DEMO or (folder / "segmentation.safetensors").is_file():  # what `make models` makes
+        pipeline = demo_pipeline(folder)
     else:
         from pyannote.audio import Pipeline
 
@@ -110,7 +111,7 @@ def load(name: str, settings: EngineSettings, device: str) -> Any:
     return pipeline.to(torch.device(device))
 
 
-def _demo_pipeline(folder: Path) -> Any:
+def demo_pipeline(folder: Path) -> Any:
     """pyannote's own pipeline around the bundled models; no pickle is loaded."""
     from pyannote.audio.core.plda import PLDA
     from pyannote.audio.pipelines import SpeakerDiarization

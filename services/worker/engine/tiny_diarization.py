@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ _HOP = 160  # samples between two mel frames
 _PAIR_CLASS = {(0, 1): 4, (0, 2): 5, (1, 2): 6}
 _CLASSES = 7
 _MAX_SPEAKERS = 3
+
+_VECTOR = 32
+# Log-probabilities.
+_NEVER, _IMPOSSIBLE = -9.0, -1e4
 
 
 def mel_matrix(bands: int, fft: int, rate: int, low: float = 40.0, high: float = 7600.0) -> Tensor:
@@ -95,9 +100,12 @@ def time_delay_network(bands: int, channels: int, outputs: int) -> nn.Sequential
 
 
 class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no types
-    """Log-mel, time-delay network at 40 ms a frame, LSTM, self-attention, LSTM, powerset classes.
+    """Log-mel, time-delay network at 40 ms a frame, LSTM, self-attention, LSTM, and what ``decode`` makes of them.
 
-    How many speak comes from the classes; who it is, from clusters of per-frame speaker vectors.
+    - head: powerset classes as they are.
+    - cluster: how many speak comes from the powerset classes; who it is, from clusters of per-frame speaker vectors.
+    - centers: how many speak is a head of its own; the middles of the clusters are the chunk's speakers, and a further head
+      says of each in each frame whether it is heard. So two at once are told by their voices.
     """
 
     def __init__(
@@ -111,13 +119,23 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
         decode: str = "head",
         threshold: float = 0.5,
         min_frames: int = 6,
+        pair_bias: float = 0.0,
         sample_rate: int = SAMPLE_RATE,
         num_channels: int = 1,
         task: Task | None = None,
     ) -> None:
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
         self.save_hyperparameters(
-            "n_mels", "channels", "pooled", "reduced", "hidden", "heads", "decode", "threshold", "min_frames"
+            "n_mels",
+            "channels",
+            "pooled",
+            "reduced",
+            "hidden",
+            "heads",
+            "decode",
+            "threshold",
+            "min_frames",
+            "pair_bias",
         )
         self.mel = LogMel(n_mels, rate=sample_rate)
         self.tdnn = time_delay_network(n_mels, channels, pooled)
@@ -127,15 +145,18 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
         self.att = nn.MultiheadAttention(2 * hidden, heads, batch_first=True)
         self.rnn2 = nn.LSTM(2 * hidden, hidden, batch_first=True, bidirectional=True)
         self.lin = nn.Linear(2 * hidden, hidden)
-        self.spk = nn.Linear(2 * hidden, 32)
+        self.spk = nn.Linear(2 * hidden, _VECTOR)
         self.aff = nn.Parameter(torch.tensor([8.0, 4.0]))  # used in training only; here because the weights hold it
+        if decode == "centers":
+            self.heard = nn.Linear(2 * hidden, _VECTOR + 1)
 
     @property
     def dimension(self) -> int:
         return int(self.specifications.num_powerset_classes)
 
     def build(self) -> None:
-        self.classifier = nn.Linear(self.hparams.hidden, self.dimension)
+        outputs = 3 if self.hparams.decode == "centers" else self.dimension
+        self.classifier = nn.Linear(self.hparams.hidden, outputs)
         self.activation = self.default_activation()
 
     @lru_cache  # noqa: B019 - as pyannote's own models; one instance a process
@@ -153,22 +174,39 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """(batch, 1, samples) to log-probabilities (batch, frames, classes)."""
-        classes, vectors = self._classes_and_vectors(waveforms)
+        classes, vectors, heard = self.outputs(waveforms)
+        threshold, min_frames = self.hparams.threshold, self.hparams.min_frames
         if self.hparams.decode == "head":
             return classes
-        chunks = zip(classes.float().cpu().numpy(), vectors.float().cpu().numpy(), strict=True)
-        decided = [decide_speakers(p, v, self.hparams.threshold, self.hparams.min_frames) for p, v in chunks]
+        if heard is None:
+            chunks = zip(_array(classes), _array(vectors), strict=True)
+            decided = [decide_speakers(p, v, threshold, min_frames) for p, v in chunks]
+        else:
+            speakers = len(self.specifications.classes)
+            decided = [
+                decide_by_centers(p, v, h, threshold, min_frames, speakers, self.hparams.pair_bias)
+                for p, v, h in zip(_array(classes), _array(vectors), _array(heard), strict=True)
+            ]
         return torch.from_numpy(np.stack(decided)).to(classes.device)
 
-    def _classes_and_vectors(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, waveforms: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(batch, 1, samples) to log-probabilities of the classes, or of how many speak; the frames' speaker vectors, of
+        length 1; and, with ``centers``, what says who is heard: (batch, frames, 33)."""
         # One chunk at a time takes half as long on a CPU: its activations stay in the cache.
-        x = torch.cat([self.down(self.tdnn(self.mel(chunk))) for chunk in torch.split(waveforms, 1)]).transpose(1, 2)
+        parts = (waveforms,) if self.training else torch.split(waveforms, 1)
+        x = torch.cat([self.down(self.tdnn(self.mel(part))) for part in parts]).transpose(1, 2)
         x, _ = self.rnn1(x)
         y = self.ln(x)
         x = x + self.att(y, y, y, need_weights=False)[0]
         vectors = functional.normalize(self.spk(x), dim=-1)
         x, _ = self.rnn2(x)
-        return self.activation(self.classifier(functional.leaky_relu(self.lin(x)))), vectors
+        classes = self.activation(self.classifier(functional.leaky_relu(self.lin(x))))
+        return classes, vectors, self.heard(x) if self.hparams.decode == "centers" else None
+
+
+def _array(x: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = x.float().cpu().numpy()
+    return array
 
 
 def decide_speakers(
@@ -186,7 +224,7 @@ def decide_speakers(
         classes = _clustered(speaking, vectors, alone, threshold, min_frames)
     else:
         classes = (speaking > 0).astype(int)
-    decided = np.full((len(speaking), _CLASSES), -9.0, np.float32)
+    decided = np.full((len(speaking), _CLASSES), _NEVER, np.float32)
     decided[np.arange(len(speaking)), classes] = -1e-3
     return decided
 
@@ -194,9 +232,7 @@ def decide_speakers(
 def _clustered(
     speaking: NDArray[np.intp], vectors: NDArray[np.float32], alone: NDArray[np.intp], threshold: float, min_frames: int
 ) -> NDArray[np.intp]:
-    every = 2 if len(alone) > 40 else 1  # every other frame says as much, in a quarter of the time
-    sample = vectors[alone][::every]
-    centers = _centers(sample, threshold, min_frames / every)
+    centers = _centers(vectors[alone], threshold, min_frames, _MAX_SPEAKERS)
     similarity = vectors @ centers.T
     speaker = np.full(len(speaking), -1)
     speaker[alone] = similarity[alone].argmax(1)
@@ -207,13 +243,15 @@ def _clustered(
     return classes
 
 
-def _centers(sample: NDArray[np.float32], threshold: float, min_frames: float) -> NDArray[np.float32]:
-    """Unit vectors (speakers, 32) in the middle of the largest clusters."""
+def _centers(vectors: NDArray[np.float32], threshold: float, min_frames: int, most: int) -> NDArray[np.float32]:
+    """Unit vectors (speakers, 32) in the middle of the largest clusters, at most so many."""
+    every = 2 if len(vectors) > 40 else 1  # every other frame says as much, in a quarter of the time
+    sample = vectors[::every]
     cluster = np.zeros(1, int)
     if len(sample) > 1:
         cluster = fcluster(linkage(sample, "average", metric="cosine"), 1 - threshold, "distance") - 1
     sizes = np.bincount(cluster)
-    kept = [k for k in np.argsort(-sizes)[:_MAX_SPEAKERS] if sizes[k] >= min_frames] or [int(sizes.argmax())]
+    kept = [k for k in np.argsort(-sizes)[:most] if sizes[k] >= min_frames / every] or [int(sizes.argmax())]
     centers = np.stack([sample[cluster == k].mean(0) for k in kept])
     unit: NDArray[np.float32] = centers / np.linalg.norm(centers, axis=1, keepdims=True)
     return unit
@@ -231,6 +269,39 @@ def _pair_class(frame: int, alone: NDArray[np.intp], speaker: NDArray[np.intp], 
         order = np.argsort(-similarity)
         after = int(order[0] if order[0] != before else order[1])
     return _PAIR_CLASS[min(before, after), max(before, after)]
+
+
+def decide_by_centers(
+    counts: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    heard: NDArray[np.float32],
+    threshold: float,
+    min_frames: int,
+    speakers: int,
+    pair_bias: float = 0.0,
+) -> NDArray[np.float32]:
+    """Log-probabilities (frames, classes) of every set of at most two of ``speakers``, in pyannote's order.
+
+    ``counts``: log-probabilities of nobody, one, two (frames, 3); ``vectors``: (frames, 32), clustered over the frames
+    with one speaker as in ``decide_speakers``; ``heard``: (frames, 33), whose product with a cluster's middle, and the last
+    as it is, are the log-odds that this speaker is heard; ``pair_bias`` is added to the score of every two.
+    """
+    classes = [chosen for size in range(3) for chosen in combinations(range(speakers), size)]
+    decided = np.full((len(counts), len(classes)), _IMPOSSIBLE, np.float32)
+    speaking = counts.argmax(1)
+    sample = vectors[speaking == 1] if (speaking == 1).any() else vectors[speaking > 0]
+    if len(sample) == 0:
+        decided[:, 0] = 0
+        return decided
+    centers = _centers(sample, threshold, min_frames, speakers)
+    odds = heard[:, :-1] @ centers.T + heard[:, -1:]
+    yes, no = -np.logaddexp(0, -odds), -np.logaddexp(0, odds)
+    for place, chosen in enumerate(classes):
+        if max(chosen, default=0) < len(centers):
+            decided[:, place] = counts[:, len(chosen)] + no.sum(1) + (yes - no)[:, list(chosen)].sum(1)
+            if len(chosen) == 2:
+                decided[:, place] += pair_bias
+    return decided - np.logaddexp.reduce(decided, 1, keepdims=True)
 
 
 class TinyEmbedding(Model):  # type: ignore[misc]  # pyannote publishes no types

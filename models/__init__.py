@@ -1,0 +1,1 @@
+"""What is bundled, and ``train``, which makes it."""

@@ -1,0 +1,1 @@
+"""Who speaks when: voices, conversations, an embedding, a segmentation, their PLDA, the pipeline's folder."""

@@ -1,0 +1,167 @@
+"""Phrases of the fifty words as many voices say them: mel power with the time of every word, on disk."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from faster_whisper.feature_extractor import FeatureExtractor
+from numpy.typing import NDArray
+
+from models.train.recognizer.vocabulary import DIGITS, WORD_IDS, WORDS
+from models.train.speech import RATE, Espeak, Samples, Voice
+from models.train.voices import ACCENTS, HEARD, voice_name
+
+BANDS = 80
+FRAMES_PER_SECOND = 100
+_WINDOW = 400
+_PEAK = 0.6
+_LONGEST_SECONDS = 6.0
+_LENGTHS = (1, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
+_DIGITS_SHARE, _COMMA_SHARE = 0.2, 0.06
+# What is softer than this share of a phrase's peak at its ends is espeak-ng's own silence; a hundredth stays.
+_SILENT, _KEPT = 0.004, 160
+
+Power = NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """``power``: log10 of the mel power, (frames, 80); ``words``: their ids; ``starts``, ``seconds``: s from its beginning."""
+
+    power: Power
+    words: tuple[int, ...]
+    starts: tuple[float, ...]
+    seconds: float
+
+    @property
+    def frames(self) -> int:
+        return len(self.power)
+
+
+class Phrases:
+    """All of a folder that ``synthesize`` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        power = np.load(folder / "power.npy", mmap_mode="r")
+        with np.load(folder / "phrases.npz") as index:
+            ends, counts = np.cumsum(index["frames"]), np.cumsum(index["counts"])
+            self._phrases = [
+                Phrase(
+                    power[end - frames : end],
+                    tuple(index["words"][count - words : count].tolist()),
+                    tuple(index["starts"][count - words : count].tolist()),
+                    float(seconds),
+                )
+                for end, frames, count, words, seconds in zip(
+                    ends.tolist(),
+                    index["frames"].tolist(),
+                    counts.tolist(),
+                    index["counts"].tolist(),
+                    index["seconds"].tolist(),
+                    strict=True,
+                )
+            ]
+        self._short = [phrase for phrase in self._phrases if phrase.frames <= 220] or self._phrases
+
+    def draw(self, numbers: np.random.Generator, short: bool) -> Phrase:
+        """Any one; with ``short`` one of at most 2.2 s."""
+        phrases = self._short if short else self._phrases
+        return phrases[numbers.integers(len(phrases))]
+
+
+def synthesize(folder: Path, count: int, seed: int, say: Callable[[str], None]) -> None:
+    """Writes ``power.npy`` and ``phrases.npz``. Raises SpeechError."""
+    torch.set_num_threads(1)
+    drawn, espeak, mel = random.Random(seed), Espeak(), MelPower()
+    phrases: list[Phrase] = []
+    while len(phrases) < count:
+        accent = drawn.choices(list(ACCENTS), list(ACCENTS.values()))[0]
+        voice = Voice(
+            voice_name(accent, drawn.choice(HEARD)),
+            drawn.randint(100, 260),
+            drawn.randint(5, 95),
+            drawn.randint(20, 80),
+        )
+        spoken = speak(espeak, draw_words(drawn), voice, drawn)
+        if spoken is None or len(spoken.samples) > _LONGEST_SECONDS * RATE:
+            continue
+        phrases.append(spoken.with_power(mel))
+        if len(phrases) % 2000 == 0:
+            say(f"{len(phrases)} of {count} phrases")
+    folder.mkdir()
+    np.save(folder / "power.npy", np.concatenate([phrase.power for phrase in phrases]))
+    np.savez(
+        folder / "phrases.npz",
+        frames=np.array([phrase.frames for phrase in phrases]),
+        counts=np.array([len(phrase.words) for phrase in phrases]),
+        words=np.concatenate([phrase.words for phrase in phrases]),
+        starts=np.concatenate([phrase.starts for phrase in phrases]),
+        seconds=np.array([phrase.seconds for phrase in phrases]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenPhrase:
+    """A phrase as it sounds; ``starts`` of the words in seconds."""
+
+    samples: Samples
+    words: tuple[str, ...]
+    starts: tuple[float, ...]
+
+    def with_power(self, mel: MelPower) -> Phrase:
+        samples = self.samples * np.float32(_PEAK / np.abs(self.samples).max())
+        ids = tuple(WORD_IDS[word] for word in self.words)
+        return Phrase(mel(samples), ids, self.starts, len(samples) / RATE)
+
+
+class MelPower:
+    """Log10 of the mel power as Whisper's features have it, before they are leveled: (samples,) to (frames, 80)."""
+
+    def __init__(self) -> None:
+        filters = FeatureExtractor.get_mel_filters(RATE, _WINDOW, BANDS).astype(np.float32)
+        self._filters = torch.from_numpy(filters)
+        self._window = torch.from_numpy(np.hanning(_WINDOW + 1)[:-1].astype(np.float32))
+
+    def __call__(self, samples: Samples) -> Power:
+        spectrum = torch.stft(
+            torch.from_numpy(samples),
+            _WINDOW,
+            RATE // FRAMES_PER_SECOND,
+            window=self._window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = (self._filters @ spectrum.abs().square()).T
+        logarithm: Power = torch.log10(power.clamp(min=1e-10)).half().numpy()
+        return logarithm
+
+
+def draw_words(drawn: random.Random, lengths: Sequence[int] = _LENGTHS) -> tuple[str, ...]:
+    words = DIGITS if drawn.random() < _DIGITS_SHARE else WORDS
+    return tuple(drawn.choice(words) for _ in range(drawn.choice(lengths)))
+
+
+def speak(espeak: Espeak, words: Sequence[str], voice: Voice, drawn: random.Random) -> SpokenPhrase | None:
+    """Without the silence around; None where espeak-ng does not tell the time of every word."""
+    text, places = "", []
+    for word in words:
+        if text:
+            text += ", " if drawn.random() < _COMMA_SHARE else " "
+        places.append(len(text))
+        text += word
+    said = espeak.say(text, voice)
+    if len(said.samples) == 0 or not all(place in said.starts for place in places):
+        return None
+    loudness = np.abs(said.samples)
+    loud = np.flatnonzero(loudness > max(float(loudness.max()) * _SILENT, 1e-4))
+    if len(loud) == 0:
+        return None
+    first, end = max(0, int(loud[0]) - _KEPT), min(len(loudness), int(loud[-1]) + _KEPT)
+    starts = tuple(max(0.0, said.starts[place] - first / RATE) for place in places)
+    return SpokenPhrase(said.samples[first:end], tuple(words), starts)

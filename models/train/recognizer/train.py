@@ -1,0 +1,140 @@
+"""Training of the recognizer: windows that grow, all drawn anew at every step; weights averaged over the last of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from models.train.recipe import Phase, RecognizerRecipe
+from models.train.recognizer.losses import Losses, frame_loss, looking_loss, token_loss
+from models.train.recognizer.mixing import Mix, mix_window
+from models.train.recognizer.network import Recognizer
+from models.train.recognizer.phrases import Phrases
+from models.train.recognizer.targets import TextOptions, draw_prompt, pad, text_of
+from models.train.training import AdamW, save, seeded, train, warmed
+
+_DECAY = 0.02
+_CLIP = 1.0
+_SHORT_FRAMES = 500
+_SHORT_PROMPT, _LONG_PROMPT = 60, 224
+_AVERAGED_EVERY = 10
+
+
+def train_recognizer(
+    phrases: Path,
+    product: Path,
+    checkpoint: Path,
+    recipe: RecognizerRecipe,
+    fingerprint: str,
+    say: Callable[[str], None],
+) -> None:
+    """Writes the averaged weights to ``product``."""
+    torch.set_num_threads(1)
+    learner = RecognizerLearner(Phrases(phrases), recipe)
+    train(learner, checkpoint, fingerprint, say)
+    save(product, learner.averaged.module.state_dict())
+    checkpoint.unlink(missing_ok=True)
+
+
+def load_recognizer(path: Path) -> Recognizer:
+    network = Recognizer()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network.eval()
+
+
+class RecognizerLearner:
+    def __init__(self, phrases: Phrases, recipe: RecognizerRecipe) -> None:
+        self._phrases = phrases
+        self._recipe = recipe
+        torch.manual_seed(recipe.seed)
+        self.network = Recognizer()
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self._optimizer = AdamW(
+            [
+                {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": _DECAY},
+                {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+            ],
+            _CLIP,
+            (0.9, 0.98),
+        )
+        self.averaged = AveragedModel(self.network)
+
+    @property
+    def steps(self) -> int:
+        return self._recipe.steps
+
+    def step(self, number: int) -> Mapping[str, float]:
+        recipe = self._recipe
+        numbers = seeded(recipe.seed, number)
+        losses = self._losses(_phase_at(recipe.phases, number), numbers)
+        done = number / recipe.steps
+        rate = recipe.learning_rate * warmed(number, recipe.warm_up) * (1 - (1 - recipe.final_rate) * done)
+        self._optimizer.step(losses.total, rate, rate)
+        is_late = number >= recipe.steps * (1 - recipe.averaged_share)
+        if number == recipe.steps - 1 or (is_late and number % _AVERAGED_EVERY == 0):
+            self.averaged.update_parameters(self.network)
+        return {"loss": losses.total.item(), **losses.figures}
+
+    def _losses(self, phase: Phase, numbers: np.random.Generator) -> Losses:
+        recipe = self._recipe
+        mix = Mix(recipe.joined_gap_seconds, recipe.narrow_share)
+        is_short = phase.frames <= _SHORT_FRAMES
+        windows = [mix_window(self._phrases, phase.frames, numbers, mix, is_short) for _ in range(phase.batch)]
+        texts = [
+            text_of(
+                window,
+                TextOptions(
+                    bool(numbers.random() < recipe.timestamped_share),
+                    recipe.timestamp_jitter,
+                    bool(numbers.random() < recipe.cut_share),
+                ),
+                numbers,
+            )
+            for window in windows
+        ]
+        rows = pad(texts, self._prompts(phase, numbers))
+        features = torch.from_numpy(np.stack([window.features for window in windows]))
+        said = torch.from_numpy(np.stack([window.said for window in windows]))
+        given, wanted, heard, next_heard = map(torch.from_numpy, (rows.given, rows.wanted, rows.heard, rows.next_heard))
+        with torch.autocast("cpu", torch.bfloat16):
+            encoded, bias = self.network.encoder(features)
+            logits, looks = self.network.decoder(given, encoded, bias)
+            frames: Tensor = self.network.frame_words(encoded[:, : said.shape[1]])
+        tokens, figures = token_loss(logits, wanted)
+        return Losses(
+            tokens, frame_loss(frames, said), looking_loss(looks, heard, next_heard, recipe.pause_share), figures
+        )
+
+    def _prompts(self, phase: Phase, numbers: np.random.Generator) -> list[list[int]]:
+        """All of one length, so that the rows of a batch are."""
+        if numbers.random() >= phase.prompted:
+            return [[]] * phase.batch
+        longest = _LONG_PROMPT if numbers.random() < 0.5 else _SHORT_PROMPT
+        length = int(numbers.integers(2, longest))
+        return [draw_prompt(length, phase.frames // 2, numbers) for _ in range(phase.batch)]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state(),
+            "averaged": self.averaged.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self._optimizer.restore(state["optimizer"])
+        self.averaged.load_state_dict(state["averaged"])
+
+
+def _phase_at(phases: tuple[Phase, ...], number: int) -> Phase:
+    for phase in phases:
+        if number < phase.steps:
+            return phase
+        number -= phase.steps
+    return phases[-1]
