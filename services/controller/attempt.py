@@ -18,6 +18,7 @@ from services.controller import wire
 from services.controller.jobs import (
     AttemptState,
     ExecutionMode,
+    FinishedWork,
     Job,
     JobError,
     JobUpdate,
@@ -83,6 +84,7 @@ class Attempt:
         self._settings = settings
         self._abandoned = False
         self._stream: RunStream | None = None
+        self._finished: FinishedWork | None = None  # as it was when this attempt began: nobody else adds to it since
         self._finished_windows: set[int] | None = None
         self._plan: Plan | None = None
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)
@@ -140,7 +142,7 @@ class Attempt:
 
     async def _ask(self) -> worker_pb2.Accepted:
         store = self._journal.store
-        finished = await store.finished_work(self.job.id)
+        finished = await self._finished_before()
         await store.note_dispatch(self.job, self.number, WorkerRef(self.link.name), datetime.now(UTC))
         self._stream = RunStream(self.link)
         await self._stream.send(wire.dispatch_message(self.job, self.number, finished))
@@ -277,7 +279,7 @@ class Attempt:
                 return JobUpdate(job)
 
     async def _planned(self, job: Job, plan: Plan) -> JobUpdate:
-        known = (await self._journal.store.finished_work(job.id)).plan
+        known = self._plan or (await self._finished_before()).plan
         self._plan = plan
         job = replace(job, language=plan.language)
         if known is None:
@@ -291,7 +293,7 @@ class Attempt:
     async def _window_finished(self, job: Job, window: wire.WindowReported) -> JobUpdate:
         """A window that an earlier attempt finished stays as it is: its segments were told to watchers already."""
         if self._finished_windows is None:
-            self._finished_windows = set((await self._journal.store.finished_work(job.id)).windows)
+            self._finished_windows = set((await self._finished_before()).windows)
         if window.index in self._finished_windows:
             return JobUpdate(job)
         self._finished_windows.add(window.index)
@@ -300,8 +302,13 @@ class Attempt:
 
     async def _stretch(self, window: int) -> Stretch | None:
         """Where the window lies. The plan may come in the same step, or have come to an earlier process of this program."""
-        plan = self._plan or (await self._journal.store.finished_work(self.job.id)).plan
+        plan = self._plan or (await self._finished_before()).plan
         return wire.window_stretch(plan, window) if plan is not None else None
+
+    async def _finished_before(self) -> FinishedWork:
+        if self._finished is None:
+            self._finished = await self._journal.store.finished_work(self.job.id)
+        return self._finished
 
     # --- ends
 

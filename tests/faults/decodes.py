@@ -76,7 +76,9 @@ def repeats(found: Iterable[Batch], blind: Sequence[Span]) -> Repeats:
         for window in batch.windows:
             if window in job:
                 before, attempt = job[window]
-                if any(begin <= before <= end for begin, end in blind):
+                # windows are told in the plan's order
+                told = max([at for earlier, (at, by) in job.items() if earlier < window and by == attempt] + [before])
+                if any(begin <= told <= end for begin, end in blind):
                     counted["unavoidable"] += 1
                 elif any(earlier not in job or job[earlier][1] > attempt for earlier in range(window)):
                     counted["held"] += 1

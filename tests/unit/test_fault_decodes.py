@@ -1,0 +1,36 @@
+"""Which windows a fault had decoded twice, and which of them without need."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from tests.faults.decodes import Batch, Repeats, repeats
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def batch(seconds: float, attempt: int, *windows: int) -> Batch:
+    return Batch(BEGIN + timedelta(seconds=seconds), "job", attempt, windows)
+
+
+def counted(*found: Batch) -> tuple[int, int, int]:
+    """(needless, unavoidable, held), with the worker's end from 1.0 s on."""
+    made: Repeats = repeats(found, [(BEGIN + timedelta(seconds=0.9), BEGIN + timedelta(seconds=1.5))])
+    return made.needless, made.unavoidable, made.held
+
+
+def test_a_window_is_decoded_again_without_need_where_it_could_be_told() -> None:
+    assert counted(batch(0.5, 1, 0), batch(2.0, 2, 0)) == (1, 0, 0)
+
+
+def test_what_was_decoded_just_before_the_end_could_not_be_told() -> None:
+    assert counted(batch(0.95, 1, 0), batch(2.0, 2, 0)) == (0, 1, 0)
+
+
+def test_a_window_that_waits_for_an_earlier_one_is_told_with_it() -> None:
+    assert counted(batch(0.5, 1, 1), batch(0.95, 1, 0), batch(2.0, 2, 1)) == (0, 1, 0)
+    assert counted(batch(0.5, 1, 1), batch(0.7, 1, 0), batch(2.0, 2, 1)) == (1, 0, 0)
+
+
+def test_a_window_whose_earlier_one_never_came_was_held() -> None:
+    assert counted(batch(0.5, 1, 1), batch(2.0, 2, 0), batch(2.1, 2, 1)) == (0, 0, 1)
