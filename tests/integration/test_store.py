@@ -669,7 +669,7 @@ async def test_a_job_and_its_attempt_end_in_one_step(store: Store) -> None:
 
 async def test_a_deleted_job_leaves_no_row_and_takes_no_others(store: Store, path: Path) -> None:
     for name in ("j1", "j2"):
-        job = await store.save(JobUpdate(await running(store, name), plan=PLAN))
+        job = await store.save(JobUpdate(await running(store, name), plan=PLAN, speaker_chunks=((0, b"chunk"),)))
         await store.save(with_segments(job, 0, said("a", "b")))
         await store.note_dispatch(job, 1, WORKER, LATER)
     before = counts(path, "j2")
