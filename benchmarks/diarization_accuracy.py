@@ -1,5 +1,5 @@
-"""Who speaks when, of voices and sentences that no training heard: pyannote's own pipeline, the engine alone and the whole system,
-with the same weights; and whether the system gives each word to who says it.
+"""Who speaks when, of voices and sentences that `models.train` holds back: pyannote's own pipeline, the engine alone and the whole
+system, with the same weights; and whether the system gives each word to who says it.
 
 Diarization error rates are pyannote.metrics', with overlap scored (``skip_overlap=False``) and a ``collar`` of 0.25 s, which is
 the whole of what is left out around a boundary of the reference: 0.125 s on either side. The system's turns are those of the JSON
@@ -106,6 +106,8 @@ async def measure(quick: bool) -> Report:
         found = await asyncio.to_thread(_without_system, talks, models, Path(scratch))
         progress("the system's turn")
         found[SYSTEM] = await _by_system(recordings, talks, models)
+    for talk in talks:
+        progress(_told(talk, found[SYSTEM][talk.path]))
     return Report(
         "diarization-accuracy",
         tuple(figures(talks, found)),
@@ -183,6 +185,15 @@ def _read(path: Path) -> Found:
 # --- what comes of it
 
 
+def _told(talk: HeldConversation, found: Found) -> str:
+    """What the system makes of one conversation, on a line."""
+    errors = speaker_error_kinds(talk.turns, found.turns)
+    kinds = (("missed", errors.missed), ("false", errors.false), ("confused", errors.confused))
+    said = ", ".join(f"{name} {100 * seconds / errors.total:.1f} %" for name, seconds in kinds)
+    words = f", {100 * word_speakers(talk.words, found.words).share:.1f} % of the words right" if talk.words else ""
+    return f"{talk.kind}, {talk.path.stem}: {said}, {_speakers(found.turns)} of {_speakers(talk.turns)} speakers{words}"
+
+
 def figures(talks: Sequence[HeldConversation], found: Mapping[str, Mapping[Path, Found]]) -> Iterator[Figure]:
     """``found``: what each arm made of each recording."""
     for kind in dict.fromkeys(talk.kind for talk in talks):
@@ -235,6 +246,8 @@ def _word_figures(talks: Sequence[HeldConversation], found: Mapping[Path, Found]
         least=around.least,
         most=around.most,
     )
+    errors = sum((speaker_error_kinds(talk.turns, found[talk.path].turns) for talk in talks), NO_SPEAKER_ERRORS)
+    yield Figure(f"{KNOWN_WORDS}: error rate of their turns, system", 100 * errors.all.rate, "%")
     yield Figure(f"{KNOWN_WORDS}: matched, of which these are", pooled.matched, f"of {pooled.said}")
 
 

@@ -1,7 +1,7 @@
-"""Recordings of conversations between voices that no training heard, with who speaks when; and, of words that the recognizer
-knows, who says which.
+"""Recordings of conversations between voices that no training of `models.train` hears, with who speaks when; and, of words that
+the recognizer knows, who says which.
 
-The generator is that of the training (`models.train.diarization`), its voices and sentences those that it holds back. Equal
+The generator is that of the training (`models.train.diarization`), its voices and sentences those that are held back there. Equal
 arguments give equal recordings.
 """
 
