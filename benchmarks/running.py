@@ -81,8 +81,7 @@ async def client(url: str) -> AsyncIterator[Gateway]:
 async def send(gateway: Gateway, recording: Path) -> str:
     """Uploads a recording; returns the upload's id."""
     content = await read_content(recording, lambda _done, _size: None)
-    upload = await gateway.upload(recording, recording.name, content, lambda _size: None)
-    return upload.upload_id
+    return await gateway.upload(recording, recording.name, content, lambda _size: None)
 
 
 async def until(gateway: Gateway, job_id: str, status: Status, seconds: float) -> None:

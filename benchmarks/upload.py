@@ -133,8 +133,8 @@ async def _wait_listening(port: int) -> None:
 async def _upload(gateway: Gateway, recording: Path, content: Content) -> tuple[str, float]:
     """The upload's id, and seconds from asking for it until it is complete."""
     began = time.monotonic()
-    upload = await gateway.upload(recording, recording.name, content, lambda _size: None)
-    return upload.upload_id, time.monotonic() - began
+    upload_id = await gateway.upload(recording, recording.name, content, lambda _size: None)
+    return upload_id, time.monotonic() - began
 
 
 async def _dispatch(gateway: Gateway, upload_id: str) -> float:

@@ -14,13 +14,6 @@ ON_BY_ITSELF = ("vad",)
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    upload_id: str
-    sha256: str | None
-    duration_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """``percent`` is of the whole job, 0 to 100; ``seconds_left`` what it is expected to take still, None while unknown;
     ``last_event`` the newest event that it has in it."""
@@ -61,16 +54,6 @@ class Report:
     percent: float
     message: str
     seconds_left: float | None = None
-
-
-def read_upload(document: Any) -> Upload:
-    """A complete upload from GET /api/uploads/{id}."""
-    try:
-        if document["complete"] is not True:
-            raise Faulty("an upload whose bytes are all there is not complete")
-        return Upload(str(document["id"]), _text(document.get("sha256")), _seconds(document.get("durationSeconds")))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Faulty("the answer is no upload") from error
 
 
 def read_job(document: Any) -> Job:

@@ -80,13 +80,15 @@ class Refused(Exception):
 @dataclass(slots=True)
 class Sending:
     """An upload on its way. ``reached`` is the offset that the gateway told last, ``cut`` whether the last try ended
-    early; ``upload_id`` is known once it was begun, and it is ``whole`` when all bytes were taken."""
+    early; ``upload_id`` is known once it was begun, and it is ``whole`` when the gateway has checked all of it. ``begins``:
+    the offset that the answer to its beginning told, until something was sent."""
 
     path: Path
     name: str
     content: Content
     sent: Callable[[int], None]
     upload_id: str | None = None
+    begins: int | None = None
     reached: int = 0
     cut: bool = False
     whole: bool = False
@@ -141,16 +143,17 @@ class Gateway:
 
         return await self._call("limit", attempt)
 
-    async def upload(self, path: Path, name: str, content: Content, sent: Callable[[int], None]) -> answers.Upload:
-        """Sends a recording from the disk, from where an earlier try or run was cut; ``sent`` hears the offset.
+    async def upload(self, path: Path, name: str, content: Content, sent: Callable[[int], None]) -> str:
+        """Sends a recording from the disk, from where an earlier try or run was cut; ``sent`` hears the offset. Returns the
+        upload's id.
 
         The same name and content never make another upload. Raises UnreadableRecording, Refused or Faulty.
         """
         sending = Sending(path, name, content, sent)
-        sending.upload_id = await self._call("upload", lambda: self._begin(sending))
+        upload_id = ""
         while not sending.whole:
-            await self._call("upload", lambda: self._send_on(sending))
-        return await self._call("upload", lambda: self._uploaded(sending))
+            upload_id = await self._call("upload", lambda: self._send_on(sending))
+        return upload_id
 
     async def create_job(self, upload_id: str, options: Mapping[str, object], request_id: str) -> answers.Job:
         """The upload's job; the same ``request_id`` never makes another. Raises Refused or Faulty."""
@@ -270,17 +273,19 @@ class Gateway:
         async with self._request("GET", "/api/session", headers=headers) as response:
             return _answered_session(await _json(response), response, session)
 
-    async def _send_on(self, sending: Sending) -> None:
-        """One try. One that was cut and yet moved something on is a success: the next one need not wait for long."""
+    async def _send_on(self, sending: Sending) -> str:
+        """One try; returns the upload's id. One that was cut and yet moved something on is a success: the next one need not
+        wait for long."""
         if sending.upload_id is None:
-            sending.upload_id = await self._begin(sending)
+            await self._begin(sending)
+        upload_id = sending.upload_id or ""
         offset = await self._offset(sending)
         moved, sending.reached = offset > sending.reached, offset
         if sending.cut and moved:
             sending.cut = False
-            return
+            return upload_id
         try:
-            await self._append(sending, offset)
+            end = await self._append(sending, offset)
         except Away:
             sending.cut = True
             raise
@@ -288,14 +293,13 @@ class Gateway:
             if error.code == "UPLOAD_DIGEST_MISMATCH":
                 raise _damaged(sending) from error
             raise
+        if end != sending.content.size_bytes:
+            raise Faulty("all of an upload was sent, and only a part of it taken")
         sending.whole = True
+        return upload_id
 
-    async def _uploaded(self, sending: Sending) -> answers.Upload:
-        async with self._request("GET", f"{UPLOADS}/{quote(sending.upload_id or '', safe='')}") as response:
-            return answers.read_upload(await _json(response))
-
-    async def _begin(self, sending: Sending) -> str:
-        """The upload's id: a new one's, or that of an earlier run."""
+    async def _begin(self, sending: Sending) -> None:
+        """A new upload, or that of an earlier run."""
         name = sending.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         sha256 = sending.content.sha256
         metadata = {"filename": name, "sha256": sha256, "requestId": upload_request_id(sending.name, sha256)}
@@ -307,11 +311,17 @@ class Gateway:
         }
         async with self._request("POST", f"{UPLOADS}/tus", headers=headers) as response:
             upload_id = response.headers.get("Location", "").rstrip("/").rpartition("/")[2]
+            begins = response.headers.get("Upload-Offset", "")
         if not upload_id:
             raise Faulty("the answer to an upload names none")
-        return upload_id
+        sending.upload_id = upload_id
+        sending.begins = int(begins) if begins.isdigit() else None
 
     async def _offset(self, sending: Sending) -> int:
+        """Asked for, unless the upload was begun just now; where nothing is missing it tells that all was checked, too."""
+        begins, sending.begins = sending.begins, None
+        if begins is not None and begins < sending.content.size_bytes:
+            return begins
         try:
             async with self._request("HEAD", sending.address, headers=TUS) as response:
                 offset = response.headers.get("Upload-Offset", "")
@@ -324,8 +334,8 @@ class Gateway:
             raise Faulty("the answer to an upload names no offset of it")
         return int(offset)
 
-    async def _append(self, sending: Sending, offset: int) -> None:
-        """Sends what follows the offset; nothing where only the finish is missing."""
+    async def _append(self, sending: Sending, offset: int) -> int:
+        """Sends what follows the offset; nothing where only the finish is missing. Returns the offset that was reached."""
         size_bytes, unreadable = sending.content.size_bytes, list[UnreadableRecording]()
 
         async def body(file: BinaryIO, moved: Callable[[], None]) -> AsyncIterator[bytes]:
@@ -351,8 +361,10 @@ class Gateway:
             with open_recording(sending.path) as file:
                 async with _stall_guard() as moved:
                     more: dict[str, Any] = {"data": body(file, moved), "headers": headers, "timeout": timeout}
-                    async with self._request("PATCH", sending.address, **more):
+                    async with self._request("PATCH", sending.address, **more) as response:
                         moved()
+                        end = response.headers.get("Upload-Offset", "")
+                        return int(end) if end.isdigit() else size_bytes
         except Away:
             if unreadable:
                 raise unreadable[0] from None

@@ -95,11 +95,12 @@ class Runner:
     async def _carry(self, recording: Recording) -> Entry:
         if self._entry(recording).upload_id is None and self._entry(recording).job_id is None:
             await self._upload(recording)
+        submitted = None
         if self._entry(recording).job_id is None and not self._entry(recording).status.ended:
-            await self._submit(recording)
+            submitted = await self._submit(recording)
         if self._entry(recording).job_id is None:
             return self._entry(recording)
-        job = await self._follow(recording)
+        job = await self._follow(recording, submitted)
         if job.status is Status.COMPLETE:
             await self._save_transcripts(recording, job.job_id)
         return self._state.put(recording.name, ended_entry(self._entry(recording), job))
@@ -112,14 +113,14 @@ class Runner:
             self._display.sent(name, size_bytes, content.size_bytes)
 
         try:
-            upload = await self._gateway.upload(recording.path, name, content, sent)
+            upload_id = await self._gateway.upload(recording.path, name, content, sent)
         except Refused as error:
             if error.unknown:
                 raise Lost(upload=True) from error
             raise
         if current(recording.path) != content.fingerprint:
             raise UnreadableRecording(CHANGED)
-        self._state.put(name, self._entry(recording).uploaded(upload.upload_id, upload.duration_seconds))
+        self._state.put(name, self._entry(recording).uploaded(upload_id))
 
     async def _content(self, recording: Recording) -> Content:
         """Hashed once for each state of the file, however often the run is cut."""
@@ -145,10 +146,11 @@ class Runner:
             message = f"The file is larger than {limit} MB. Split it, or raise GATEWAY_MAX_UPLOAD_MB."
             raise Refused(413, "FILE_TOO_LARGE", message)
 
-    async def _submit(self, recording: Recording) -> None:
+    async def _submit(self, recording: Recording) -> Job | None:
+        """The job, where it has not ended yet; None where it has to be asked about."""
         options = self._arguments.job_options()
         if await self._adopts(recording, options):
-            return
+            return None
         entry = self._state.put(recording.name, self._entry(recording).submitting(recording.name, options))
         await self._state.saved()
         assert entry.upload_id is not None
@@ -161,7 +163,7 @@ class Runner:
                 raise Lost(upload=True) from error
             raise
         self._state.put(recording.name, entry.submitted(job.job_id))
-        self._observe(recording, job)
+        return None if job.status.ended else job  # the answer says of no job how it ended
 
     async def _adopts(self, recording: Recording, options: Mapping[str, object]) -> bool:
         """Whether a run before that the state does not know of has submitted it, perhaps again after a failure: then
@@ -175,14 +177,16 @@ class Runner:
             self._state.put(recording.name, entry.adopted(made.job_id, options))
         return made is not None
 
-    async def _follow(self, recording: Recording) -> Job:
-        """The job when it has ended: told by its events, looked at whenever they break off."""
+    async def _follow(self, recording: Recording, submitted: Job | None) -> Job:
+        """The job when it has ended: told by its events, looked at whenever they break off. ``submitted``: as it was a moment
+        ago."""
         job_id = self._entry(recording).job_id
         assert job_id is not None
         backoff = Backoff(FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS)
         last_event = ""
         while True:
-            job = await self._look(job_id)
+            job = submitted or await self._look(job_id)
+            submitted = None
             self._observe(recording, job)
             if job.status.ended:
                 return job

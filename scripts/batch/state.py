@@ -75,8 +75,8 @@ class Entry:
     def hashed(self, content: Content) -> Entry:
         return replace(self, content=content.fingerprint, sha256=content.sha256)
 
-    def uploaded(self, upload_id: str, duration: float | None) -> Entry:
-        return replace(self, upload_id=upload_id, duration_seconds=duration)
+    def uploaded(self, upload_id: str) -> Entry:
+        return replace(self, upload_id=upload_id)
 
     def submitting(self, name: str, options: Mapping[str, object]) -> Entry:
         """With the request that is about to be sent; one that may have been sent already stays as it was, whatever

@@ -121,7 +121,6 @@ class FakeGateway:
         add("POST", "/api/uploads/tus", self._faulty("upload", self._begin_upload))
         add("HEAD", "/api/uploads/tus/{upload}", self._faulty("offset", self._tell_offset))
         add("PATCH", "/api/uploads/tus/{upload}", self._faulty("send", self._append))
-        add("GET", "/api/uploads/{upload}", self._faulty("uploaded", self._show_upload))
         add("POST", "/api/jobs", self._faulty("submit", self._submit))
         add("GET", "/api/jobs", self._faulty("jobs", self._list))
         add("DELETE", "/api/jobs/{job}", self._faulty("delete", self._delete))
@@ -214,13 +213,6 @@ class FakeGateway:
             del self.uploads[upload.upload_id]
             raise refusal(422, *refused)
         upload.complete = True
-
-    async def _show_upload(self, request: web.Request) -> web.Response:
-        upload = self._known_upload(request)
-        return web.json_response({
-            "id": upload.upload_id, "filename": upload.filename, "sizeBytes": upload.size_bytes, "sha256": upload.sha256,
-            "durationSeconds": DURATION_SECONDS, "complete": upload.complete, "offset": len(upload.content),
-        })  # fmt: skip
 
     async def _submit(self, request: web.Request) -> web.Response:
         owner, body = self._owner(request), await request.json()

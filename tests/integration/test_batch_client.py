@@ -11,7 +11,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from scripts.batch.answers import Upload
 from scripts.batch.client import Gateway, Refused
 from scripts.batch.content import Content, UnreadableRecording, read_content
 from scripts.batch.outages import Faulty, Outages
@@ -58,8 +57,7 @@ async def test_an_upload_arrives_whole_and_tells_its_progress(
 ) -> None:
     sent: list[int] = []
     async with client(fake.url) as (gateway, _, renewed):
-        upload = await gateway.upload(recording, "ä.mp3", content, sent.append)
-    assert upload == Upload("u1", content.sha256, 60.0)
+        assert await gateway.upload(recording, "ä.mp3", content, sent.append) == "u1"
     assert fake.uploads["u1"].content == CONTENT
     assert fake.uploads["u1"].filename == "ä.mp3"
     assert sent == sorted(sent)
@@ -74,7 +72,7 @@ async def test_a_session_that_is_refused_in_the_middle_of_an_upload_is_renewed(
         await gateway.connect()
         fake.forget_sessions()
         upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
-    assert isinstance(upload, Upload)
+    assert upload == "u1"
     assert len(renewed) == 2
     assert renewed[0] != renewed[1]
 
@@ -112,7 +110,7 @@ async def test_an_upload_that_stands_still_is_begun_again(
     fake.fault("send", hang)
     async with client(fake.url) as (gateway, lines, _):
         upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
-    assert isinstance(upload, Upload)
+    assert upload == "u1"
     assert "stood still" in lines[0]
 
 
@@ -173,10 +171,29 @@ async def test_an_upload_that_the_gateway_lost_is_begun_anew(
     async def lose(_request: object) -> None:
         fake.uploads.clear()
 
+    fake.cut_after.append(300_000)
     fake.fault("offset", lose)
     async with client(fake.url) as (gateway, _, _):
-        upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
-    assert upload.upload_id == "u2"
+        assert await gateway.upload(recording, "a.mp3", content, lambda _size: None) == "u2"
+
+
+async def test_an_upload_that_is_new_is_not_asked_about(fake: FakeGateway, recording: Path, content: Content) -> None:
+    async with client(fake.url) as (gateway, _, _):
+        await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+    assert fake.calls == {"session": 1, "upload": 1, "send": 1}
+
+
+async def test_an_upload_that_is_taken_in_part_only_is_not_believed(
+    fake: FakeGateway, recording: Path, content: Content
+) -> None:
+    async def half(_request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Upload-Offset": str(BIG_BYTES // 2)})
+
+    fake.fault("send", half)
+    async with client(fake.url) as (gateway, lines, _):
+        await gateway.upload(recording, "a.mp3", content, lambda _size: None)
+    assert fake.uploads["u1"].content == CONTENT
+    assert "only a part of it taken" in lines[0]
 
 
 async def test_what_was_damaged_on_its_way_is_sent_again_and_given_up_in_the_end(
@@ -191,7 +208,7 @@ async def test_what_was_damaged_on_its_way_is_sent_again_and_given_up_in_the_end
 
     fake._finish = damage  # type: ignore[method-assign]
     async with client(fake.url) as (gateway, _, _):
-        assert (await gateway.upload(recording, "a.mp3", content, lambda _size: None)).upload_id == "u4"
+        assert (await gateway.upload(recording, "a.mp3", content, lambda _size: None)) == "u4"
         damaged[0] = 10**6
         with pytest.raises(Faulty, match="not what the file holds"):
             await gateway.upload(recording, "b.mp3", content, lambda _size: None)
@@ -222,8 +239,7 @@ async def test_a_transcript_that_is_cut_is_not_kept(
     fake.fault("transcript", cut)
     async with client(fake.url) as (gateway, _, _):
         upload = await gateway.upload(recording, "a.mp3", content, lambda _size: None)
-        assert isinstance(upload, Upload)
-        job = await gateway.create_job(upload.upload_id, {}, "r1")
+        job = await gateway.create_job(upload, {}, "r1")
         await fake.until(lambda: fake.jobs[job.job_id].ended)
         await gateway.save_transcript(job.job_id, "txt", path)
     assert path.read_text() == "txt of a.mp3 by j1"

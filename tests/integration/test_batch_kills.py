@@ -18,7 +18,7 @@ from tests.batch import Batch, ended
 from tests.fakes.gateway import FakeGateway, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("session", "limit", "upload", "offset", "send", "uploaded", "jobs", "submit", "job", "events", "transcript")
+KINDS = ("session", "limit", "upload", "offset", "send", "jobs", "submit", "events", "job", "transcript")
 SIZES = {"a.mp3": 3_000_000, "b.mp3": 400_000, "c.mp3": 400_000}
 
 
@@ -85,7 +85,7 @@ async def test_killed_at_every_request(batch: Batch, gateway: FakeGateway, state
     gateway.cut_after.extend([1_000_000, 2_000_000])
     deeds = {
         "session": gateway._session, "limit": gateway._tell_limit, "upload": gateway._begin_upload, "offset": gateway._tell_offset,
-        "send": gateway._append, "uploaded": gateway._show_upload, "jobs": gateway._list, "submit": gateway._submit, "job": gateway._show,
+        "send": gateway._append, "jobs": gateway._list, "submit": gateway._submit, "job": gateway._show,
         "transcript": gateway._transcript,
     }  # fmt: skip
     gateway.held.update(SIZES)

@@ -18,7 +18,7 @@ from rich.progress import Progress, TextColumn
 
 from gateway.requests import JobOptions
 from gateway.wire import options_answer, options_message
-from scripts.batch.answers import Job, Made, Report, Upload, read_job, read_made, read_report, read_upload
+from scripts.batch.answers import Job, Made, Report, read_job, read_made, read_report
 from scripts.batch.arguments import parse_arguments
 from scripts.batch.content import Content
 from scripts.batch.events import Event, EventDecoder
@@ -197,9 +197,9 @@ OPTIONS = {"model": "demo", "useRemoteWorker": True}
 
 
 def test_a_request_is_named_by_what_it_is_of() -> None:
-    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).uploaded("u1", None)
+    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).uploaded("u1")
     named = entry.submitting("a.mp3", OPTIONS).request_id
-    elsewhere = Entry(Status.QUEUED, "remote").hashed(CONTENT).uploaded("u2", 3.0)
+    elsewhere = Entry(Status.QUEUED, "remote").hashed(CONTENT).uploaded("u2")
     assert elsewhere.submitting("a.mp3", dict(reversed(OPTIONS.items()))).request_id == named
     others = [
         entry.submitting("b.mp3", OPTIONS),
@@ -221,7 +221,7 @@ def test_a_request_that_may_have_been_sent_stays_whatever_is_asked_for_now() -> 
 
 
 def test_a_job_that_was_lost_is_the_same_again_and_one_that_failed_another() -> None:
-    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).uploaded("u1", None).submitting("a.mp3", OPTIONS)
+    entry = Entry(Status.QUEUED, "local").hashed(CONTENT).uploaded("u1").submitting("a.mp3", OPTIONS)
     lost = entry.submitted("j1").anew(upload=False)
     assert (lost.upload_id, lost.job_id) == ("u1", None)
     assert lost.submitting("a.mp3", OPTIONS).request_id == entry.request_id
@@ -351,17 +351,12 @@ def test_events_come_out_of_any_pieces() -> None:
 
 
 def test_answers_are_read_or_faulty() -> None:
-    whole = {"id": "u", "sha256": "s", "durationSeconds": 2, "complete": True}
-    assert read_upload(whole) == Upload("u", "s", 2.0)
     assert read_job({"jobId": "j", "status": "queued", "executionMode": "local"}) == Job("j", Status.QUEUED, "local")
     assert read_report({"segment": {}}) is None
     assert read_report({"status": "odd"}) is None
     for wrong in ({}, [], {"jobId": "j", "status": "odd", "executionMode": "local"}):
         with pytest.raises(Faulty):
             read_job(wrong)
-    for wrong in ({}, [], None, whole | {"complete": False}):
-        with pytest.raises(Faulty):
-            read_upload(wrong)
 
 
 @pytest.mark.parametrize(
