@@ -21,7 +21,7 @@ def execution_mode(mode: Mode, options: Options) -> ExecutionMode:
 def check_options(options: Options, capacities: Sequence[Capacity]) -> None:
     """``capacities`` are of the workers that might run it and were ever heard; none known means: wait and see.
 
-    Raises ServiceError (MODEL_UNKNOWN, LANGUAGE_UNSUPPORTED, DIARIZATION_UNAVAILABLE, INVALID_REQUEST).
+    Raises ServiceError (MODEL_UNKNOWN, LANGUAGE_UNSUPPORTED, INVALID_REQUEST).
     """
     if options.min_speakers and options.max_speakers and options.min_speakers > options.max_speakers:
         raise ServiceError(Reason.INVALID_REQUEST, "minSpeakers is larger than maxSpeakers.")
@@ -32,7 +32,19 @@ def check_options(options: Options, capacities: Sequence[Capacity]) -> None:
         )
     if capacities:
         _check_model(options, capacities)
-        _check_diarization(options, capacities)
+
+
+def check_diarization(options: Options, capacities: Sequence[Capacity | None]) -> None:
+    """``capacities`` are of all workers that might run it; None of one that was never heard, which may be able to, as one
+    that only just starts may, and has no error yet.
+
+    Raises ServiceError(DIARIZATION_UNAVAILABLE) when nobody can ever tell its speakers apart. Channels need no model.
+    """
+    errors = [capacity.diarization_error if capacity is not None else "" for capacity in capacities]
+    if options.diarizes_voices and errors and all(errors):
+        raise ServiceError(
+            Reason.DIARIZATION_UNAVAILABLE, f"No worker can tell speakers apart. {' '.join(dict.fromkeys(errors))}"
+        )
 
 
 def check_recording(recording: Recording, capacities: Iterable[Capacity]) -> None:
@@ -60,10 +72,3 @@ def _check_model(options: Options, capacities: Sequence[Capacity]) -> None:
                 Reason.LANGUAGE_UNSUPPORTED,
                 f"The model {name!r} does not know the language {options.language!r}, only: {', '.join(known)}.",
             )
-
-
-def _check_diarization(options: Options, capacities: Iterable[Capacity]) -> None:
-    """A worker that only just starts has neither a pipeline nor an error: it may have one yet."""
-    errors = [capacity.diarization_error for capacity in capacities]
-    if options.diarization and all(errors):
-        raise ServiceError(Reason.DIARIZATION_UNAVAILABLE, f"No worker can tell speakers apart. {errors[0]}")

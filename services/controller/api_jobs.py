@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -103,6 +103,7 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
             await self._fleet.wait_local()
         capacities = self._fleet.capacities(mode)
         admission.check_options(options, capacities)
+        admission.check_diarization(options, [link.capacity for link in self._fleet.of(mode)])
         recordings = {
             upload: await self._recording(owner, UploadId(upload)) for upload in dict.fromkeys(request.upload_ids)
         }
@@ -255,7 +256,7 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     if any(link.connected for link in links):
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
-        if job.options.diarization and (away := _diarizing_and_away(links)) is not None:
+        if job.options.diarizes_voices and (away := _diarizing_and_away(links)) is not None:
             return replace(job, message=f"Waiting for a worker that tells speakers apart. {away.message}", error=away)
         return replace(job, message="Waiting for worker capacity")
     job = replace(job, seconds_left=None)  # nobody knows how the worker gets on
@@ -269,9 +270,10 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     return replace(job, message=trouble.message, error=trouble)
 
 
-def _diarizing_and_away(links: Iterable[WorkerLink]) -> JobError | None:
-    """Why a worker cannot be reached that could tell speakers apart, while none that is there can."""
-    known = [(link, link.capacity) for link in links if link.capacity is not None]
-    if any(link.connected and not capacity.diarization_error for link, capacity in known):
+def _diarizing_and_away(links: Sequence[WorkerLink]) -> JobError | None:
+    """Why a worker cannot be reached that could tell speakers apart, or might, while none that is there can."""
+    here = [link.capacity for link in links if link.connected]
+    if any(capacity is not None and not capacity.diarization_error for capacity in here):
         return None
-    return next((link.error for link, capacity in known if capacity.diarization and not link.connected), None)
+    away = [link for link in links if not link.connected]
+    return next((link.error for link in away if link.capacity is None or link.capacity.diarization), None)

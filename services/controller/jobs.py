@@ -114,6 +114,11 @@ class Options:
     hotwords: str = ""
     vad: bool = True
 
+    @property
+    def diarizes_voices(self) -> bool:
+        """Whether it cannot be done without a diarization model. By channel it may be."""
+        return self.diarization and not self.speaker_per_channel
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import threading
@@ -329,6 +330,16 @@ def test_finished_chunks_are_taken_as_they_are(
     assert list(again) == [followed[2]]
 
 
+def test_chunks_that_were_cut_otherwise_are_not_taken(
+    pipeline: Any, chunked: tuple[PreparedRecording, Followed, Speakers]
+) -> None:
+    recording, followed, found = chunked
+    diarizer, again = _diarizer(pipeline), Followed()
+    others = [followed[0], *(replace(chunk, start=chunk.start + 1) for chunk in followed[1:])]
+    assert diarizer.speakers(recording, CHUNKED, again.watch(), others) == found
+    assert list(again) == list(followed[1:])
+
+
 @pytest.mark.parametrize("people", [1, 2])
 def test_an_exact_count_holds_for_the_whole_recording(
     diarizer: Diarizer, chunked: tuple[PreparedRecording, Followed, Speakers], people: int
@@ -432,18 +443,64 @@ def _nothing(parent: int) -> None:
     return
 
 
+def _nobody() -> tuple[Any, Any, Any]:
+    return None, None, None
+
+
 def _die(*_: object) -> Found:
     os._exit(9)
+
+
+def _no_memory(*_: object) -> Found:
+    raise MemoryError
+
+
+def test_a_chunk_that_memory_is_too_short_for_is_the_jobs_end_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_clusters, "find_speakers", _no_memory)
+    monkeypatch.setattr(speaker_clusters, "_begin", _nothing)
+    process = ClusterProcess()
+    try:
+        with pytest.raises(WorkError, match="diarizationMaxDurationSeconds"):
+            process.find(*_nobody(), lambda: None)
+    finally:
+        process.close()
+
+
+def test_who_waits_for_his_turn_can_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_clusters, "_begin", _nothing)
+    process = ClusterProcess()
+    try:
+        with process._turn, pytest.raises(GivenUpError):
+            process.find(*_nobody(), Followed(give_up_after=0)._check)
+    finally:
+        process.close()
+
+
+def test_a_process_that_died_with_nothing_to_do_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_clusters, "find_speakers", _somebody)
+    monkeypatch.setattr(speaker_clusters, "_begin", _nothing)
+    others = set(multiprocessing.active_children())
+    process = ClusterProcess()
+    try:
+        for _ in range(3):
+            assert process.find(*_nobody(), lambda: None) == Found()
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()
+    finally:
+        process.close()
+
+
+def _somebody(*_: object) -> Found:
+    return Found()
 
 
 def test_a_process_that_dies_again_and_again_is_the_jobs_end_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speaker_clusters, "find_speakers", _die)
     monkeypatch.setattr(speaker_clusters, "_begin", _nothing)  # which takes seconds
-    nothing: Any = None
     process = ClusterProcess()
     try:
         with pytest.raises(WorkError, match="diarizationMaxDurationSeconds"):
-            process.find(nothing, nothing, nothing, lambda: None)
+            process.find(*_nobody(), lambda: None)
     finally:
         process.close()
 

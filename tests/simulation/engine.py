@@ -18,6 +18,7 @@ from services.worker.work import (
     Completed,
     EngineState,
     Failed,
+    FinishedWork,
     ModelState,
     Planned,
     Progress,
@@ -27,6 +28,8 @@ from services.worker.work import (
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
+    Voice,
+    VoiceTurn,
     Window,
     WindowFinished,
     WindowPlan,
@@ -84,6 +87,20 @@ def silent_stretches(sha256: str, revision: str) -> list[tuple[float, float]]:
     """(start, end) of the silent windows."""
     windows = plan(sha256, revision).windows
     return [(window.start, window.end) for window in windows if silent(sha256, revision, window.index)]
+
+
+def speaker_chunk(index: int) -> ChunkSpeakers:
+    """What is known of who speaks in a chunk."""
+    start, end = 10.0 * index, 10.0 * index + 10
+    turns = (VoiceTurn(start + 1, start + 6, 0), VoiceTurn(start + 5, end, 1))
+    voices = (Voice((0.5, -0.25), 5.0), Voice((), 5.0))
+    return ChunkSpeakers(index, start, end, voices, turns, (turns[0], VoiceTurn(start + 6, end, 1)))
+
+
+def speakers(seconds: float) -> SpeakersFound:
+    """What is known of a recording, once all of its chunks are."""
+    turns = (SpeakerTurn(0.0, seconds, "SPEAKER_00"), SpeakerTurn(1.0, 2.0, "SPEAKER_01"))
+    return SpeakersFound(turns, turns[:1])
 
 
 def piece_of(report: Report) -> int | None:
@@ -181,13 +198,15 @@ class SimulatedEngine:
         made = plan(sha256, self._revision)
         yield Planned(made)
         same = finished is not None and finished.plan.fingerprint == made.fingerprint
+        if same:
+            self._check_speakers(work.key, finished, made.duration)
         if work.options.diarization and not (same and finished.turns is not None):
             known = {chunk.index for chunk in finished.speaker_chunks} if same else set()
             for index in range(SPEAKER_CHUNKS):
                 if index not in known:
                     await self._work(0.15)
-                    yield SpeakerChunkFound(ChunkSpeakers(index, 10.0 * index, 10.0 * index + 10, (), (), ()))
-            yield SpeakersFound((SpeakerTurn(0.0, made.duration, "SPEAKER_00"),))
+                    yield SpeakerChunkFound(speaker_chunk(index))
+            yield speakers(made.duration)
         yield StageChanged("transcribing")
         done = finished.finished_windows if same else frozenset()
         for window in made.windows:
@@ -199,6 +218,14 @@ class SimulatedEngine:
             left = len(made.windows) - window.index - 1
             yield Progress(100 * (window.index + 1) / len(made.windows), 0.6 * left)
         yield Completed(made.duration, 0.5)
+
+    def _check_speakers(self, key: AttemptKey, finished: FinishedWork, seconds: float) -> None:
+        """What an attempt made known of the speakers comes to the next one as it was."""
+        for chunk in finished.speaker_chunks:
+            if chunk != speaker_chunk(chunk.index):
+                self._fail("speakers kept", f"{key} gets {chunk}")
+        if finished.turns is not None and SpeakersFound(finished.turns, finished.exclusive_turns) != speakers(seconds):
+            self._fail("speakers kept", f"{key} gets {finished.turns}, {finished.exclusive_turns}")
 
     async def _work(self, seconds: float) -> None:
         if self._random.random() < 0.1:  # several reports at the same moment

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from services.contract.errors import Reason, ServiceError
-from services.controller.admission import check_options, check_recording, execution_mode
+from services.controller.admission import check_diarization, check_options, check_recording, execution_mode
 from services.controller.jobs import ExecutionMode, Options, Recording, UploadId
 from services.controller.settings import Mode
 from services.controller.workers import Capacity, WorkerModel
@@ -148,14 +148,22 @@ def test_a_worker_that_states_no_limit_refuses_nothing_here() -> None:
 
 
 def test_diarization_is_refused_where_every_worker_says_why_it_has_none() -> None:
-    error = refused(Options(diarization=True), lacking("HF_TOKEN is not set."), lacking("It is switched off."))
-    assert error.reason is Reason.DIARIZATION_UNAVAILABLE
-    assert error.message == "No worker can tell speakers apart. HF_TOKEN is not set."
+    with pytest.raises(ServiceError) as caught:
+        check_diarization(
+            Options(diarization=True), [lacking("It is off."), lacking("No token."), lacking("It is off.")]
+        )
+    assert caught.value.reason is Reason.DIARIZATION_UNAVAILABLE
+    assert caught.value.message == "No worker can tell speakers apart. It is off. No token."
 
 
-def test_diarization_waits_for_a_worker_that_has_it_or_may_have_it_soon() -> None:
-    options = Options(diarization=True)
-    check_options(options, [])
-    check_options(options, [lacking("HF_TOKEN is not set."), replace(DEMO, diarization="demo")])
-    check_options(options, [lacking("HF_TOKEN is not set."), DEMO])
-    check_options(Options(), [lacking("HF_TOKEN is not set.")])
+@pytest.mark.parametrize(
+    "others", [[], [None], [replace(DEMO, diarization="demo")], [DEMO]], ids=["none", "never heard", "has it", "starts"]
+)
+def test_diarization_waits_for_a_worker_that_has_it_or_may_have_it_soon(others: list[Capacity | None]) -> None:
+    known = [lacking("HF_TOKEN is not set.")] if others else []
+    check_diarization(Options(diarization=True), [*known, *others])
+
+
+@pytest.mark.parametrize("options", [Options(), Options(diarization=True, speaker_per_channel=True)])
+def test_what_may_need_no_diarization_model_is_taken_without(options: Options) -> None:
+    check_diarization(options, [lacking("HF_TOKEN is not set.")])

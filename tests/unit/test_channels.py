@@ -10,6 +10,7 @@ from services.worker.pipeline.channels import (
     BY_CHANNEL,
     FRAME_SECONDS,
     NOT_APART,
+    NOT_ENOUGH,
     NOT_TWO,
     OFFERED,
     ChannelLevels,
@@ -20,7 +21,7 @@ from services.worker.pipeline.channels import (
     speakers_of_channels,
 )
 from services.worker.pipeline.windows import SAMPLE_RATE
-from services.worker.work import Speakers, SpeakerTurn
+from services.worker.work import Options, Speakers, SpeakerTurn
 
 SAYS = [(0, 1.0, 3.0), (1, 3.5, 6.0), (0, 5.6, 8.0), (1, 8.2, 8.28), (1, 9.0, 9.9)]
 """(channel, start, end): 0.4 s of both, and a click."""
@@ -137,7 +138,12 @@ APART, TOGETHER = _levels(_sound()), _levels(_sound(crosstalk=1.0))
     ],
 )
 def test_channels_decide_where_they_are_asked_and_can(levels: Levels | None, asked: bool, decision: Decision) -> None:
-    assert decide(levels, asked) == decision
+    assert decide(levels, Options(speaker_per_channel=asked)) == decision
+
+
+def test_more_people_than_channels_are_told_apart_by_voice() -> None:
+    assert decide(APART, Options(speaker_per_channel=True, min_speakers=3)) == Decision(None, NOT_ENOUGH)
+    assert decide(APART, Options(speaker_per_channel=True, min_speakers=2)).speakers is not None
 
 
 def test_mono_is_never_split() -> None:

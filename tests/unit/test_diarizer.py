@@ -97,3 +97,17 @@ def test_with_a_token_it_is_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speaker_models, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(speaker_models.constants, "HF_HUB_OFFLINE", False)
     assert speaker_models.choose(EngineSettings("turbo", BUNDLED, hf_token="hf_x")) == (COMMUNITY, "")
+
+
+def test_a_revision_is_of_what_a_folder_holds(tmp_path: Path) -> None:
+    settings = EngineSettings("large-v3", tmp_path)
+    first, second = tmp_path / "first" / "models", tmp_path / "second" / "models"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("pipeline: one")
+    before = speaker_models.revision(str(first), settings)
+    assert before == speaker_models.revision(str(second), settings)
+    (first / "config.yaml").write_text("pipeline: two")
+    assert speaker_models.revision(str(first), settings) != before
+    assert speaker_models.revision(COMMUNITY, settings) == COMMUNITY
+    assert speaker_models.revision("", settings) == ""

@@ -8,6 +8,7 @@ import pytest
 
 from services.worker.pipeline.speaker_chunks import (
     LONGEST_SECONDS,
+    MOST_CHUNKS,
     OVERLAP_SECONDS,
     SHORTEST_SECONDS,
     USUAL_SECONDS,
@@ -40,6 +41,7 @@ def test_chunks_cover_everything_overlap_and_are_no_longer_than_asked_for(
     assert chunks[0].start == 0
     assert chunks[-1].end == samples
     wanted = max(SHORTEST_SECONDS, min(LONGEST_SECONDS, longest or USUAL_SECONDS))
+    wanted = max(wanted, 3600 * hours / MOST_CHUNKS + 2 * OVERLAP_SECONDS + 1)
     assert max(map(_seconds, chunks)) <= wanted
     for one, other in pairwise(chunks):
         assert 0 < one.end - other.start < 0.3 * one.length
@@ -57,3 +59,8 @@ def test_fast_switching_makes_chunks_shorter_and_overlaps_longer() -> None:
 
 def test_ten_hours_are_twenty_chunks_or_so() -> None:
     assert 20 <= len(plan_chunks(10 * HOUR, None, fast_switching=False)) <= 22
+
+
+def test_of_very_many_short_ones_there_are_fewer_and_longer() -> None:
+    assert 90 <= len(plan_chunks(10 * HOUR, 60.0, fast_switching=False)) <= MOST_CHUNKS
+    assert len(plan_chunks(100 * HOUR, 60.0, fast_switching=True)) <= MOST_CHUNKS

@@ -174,3 +174,15 @@ def test_voices_without_an_embedding_are_one_unknown_and_nobody_else() -> None:
         for index in range(3)
     ]
     assert _names(link(chunks)) == ["SPEAKER_00", "SPEAKER_01"] * 3
+
+
+def test_linking_can_be_given_up() -> None:
+    def give_up() -> None:
+        raise GivenUpError
+
+    with pytest.raises(GivenUpError):
+        link([_chunk(index, [0, 1]) for index in range(3)], check=give_up)
+
+
+class GivenUpError(Exception):
+    pass

@@ -65,7 +65,8 @@ class Watch:
 
 
 class Diarizer:
-    """The pipeline, if any. ``name`` is the configured one, "" for none; ``error`` says why there is none."""
+    """The pipeline, if any. ``name`` is the configured one, "" for none; ``error`` says why there is none; ``revision``
+    changes with its models."""
 
     def __init__(
         self, settings: EngineSettings, device: str, changed: Callable[[], None], clusters: Clusters | None = None
@@ -84,6 +85,7 @@ class Diarizer:
         self._threads = ThreadPoolExecutor(threads, "speakers", _be_nice if device == "cpu" else None)
         self._batch = BATCH_SIZES[device]
         self.name, self.error = speaker_models.choose(settings)
+        self.revision = speaker_models.revision(self.name, settings)
         if not self.name:
             self._tried.set()
 
@@ -144,7 +146,7 @@ class Diarizer:
         """Who speaks when in a recording; nobody where nobody does.
 
         It is diarized in chunks of ``options.diarization_max_duration_seconds`` (`speaker_chunks`); those of ``earlier``, which
-        another attempt finished, are taken as they are. Raises WorkError DIARIZATION_UNAVAILABLE.
+        another attempt finished, are taken as they are, where they lie where they would be now. Raises WorkError DIARIZATION_UNAVAILABLE.
         """
         while not self._tried.wait(_LOOK_SECONDS):
             watch.check()
@@ -154,15 +156,17 @@ class Diarizer:
         chunks = plan_chunks(
             recording.samples, options.diarization_max_duration_seconds, options.diarization_fast_switching
         )
-        known = {chunk.index: chunk for chunk in earlier}
+        known = {_place(chunk.index, chunk.start, chunk.end): chunk for chunk in earlier}
         found: list[ChunkSpeakers] = []
         for chunk in chunks:
-            if chunk.index not in known:
-                known[chunk.index] = self._diarized(recording, options, chunk, len(chunks), watch)
-                watch.finished(known[chunk.index])
-            found.append(known[chunk.index])
+            end = min(recording.seconds, chunk.end / SAMPLE_RATE)
+            speakers = known.get(_place(chunk.index, chunk.start / SAMPLE_RATE, end))
+            if speakers is None:
+                speakers = self._diarized(recording, options, chunk, len(chunks), watch)
+                watch.finished(speakers)
+            found.append(speakers)
             watch.progress(len(found) / len(chunks))
-        return link(found, options.min_speakers, options.max_speakers)
+        return link(found, options.min_speakers, options.max_speakers, watch.check)
 
     def _diarized(
         self, recording: PreparedRecording, options: Options, chunk: Chunk, chunks: int, watch: Watch
@@ -224,6 +228,11 @@ class Diarizer:
 
 _MODELS_SHARE = 0.95
 """Of the time that a chunk takes; the rest is clustering."""
+
+
+def _place(index: int, start: float, end: float) -> tuple[int, float, float]:
+    """Of a chunk, in seconds to the millisecond."""
+    return index, round(start, 3), round(end, 3)
 
 
 def _placed(found: Found, chunk: Chunk, seconds: float) -> ChunkSpeakers:

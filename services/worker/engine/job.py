@@ -188,12 +188,13 @@ class _Job:
             "initial_prompt": options.initial_prompt,
             "hotwords": options.hotwords,
             "word_timestamps": options.word_timestamps,
-            "diarization": self._tools.diarizer.name if options.diarization else "",
+            "diarization": self._tools.diarizer.revision if options.diarization else "",
             "diarization_max_duration_seconds": options.diarization_max_duration_seconds,
             "diarization_fast_switching": options.diarization_fast_switching,
-            "speaker_per_channel": options.speaker_per_channel,
             "speakers": [options.min_speakers, options.max_speakers],
-        }
+        } | (
+            {"speaker_per_channel": True} if options.speaker_per_channel else {}
+        )  # what came later says nothing where it is off
 
     def _finished(self, plan: WindowPlan) -> frozenset[int]:
         earlier = self._work.finished
@@ -205,7 +206,7 @@ class _Job:
         """By which words get their speakers: of turns at the same time the one that is heard best."""
         if not self._options.diarization:
             return ()
-        decision = decide(recording.levels, self._options.speaker_per_channel)
+        decision = decide(recording.levels, self._options)
         self._report(StageChanged("diarizing", decision.detail))
         if decision.detail:
             log.info("channels_considered", detail=decision.detail)

@@ -86,12 +86,12 @@ class Preparation:
         """A process that dies while it has nothing to do breaks the pool."""
         with self._renewing:
             if self._pool is broken:
-                _end(broken)
+                child_processes.end(broken)
                 self._pool = self._new_pool()
 
     def close(self) -> None:
         """Ends the processes, whatever they do, and removes the folder."""
-        _end(self._pool)
+        child_processes.end(self._pool)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager
@@ -129,7 +129,7 @@ class Preparation:
             yield
 
     def _result(self, pool: ProcessPool, asked: _Task, check: Callable[[], None]) -> PreparedRecording:
-        task: ProcessFuture[PreparedRecording] = _scheduled(pool, asked)
+        task: ProcessFuture[PreparedRecording] = child_processes.scheduled(pool, _prepare, (asked,))
         try:
             while True:
                 try:
@@ -190,18 +190,6 @@ _CRASHED = (
     "The decoder crashed on this recording, again and again. It is damaged, or of a kind the decoder cannot bear: convert it to WAV or"
     " FLAC, and upload that."
 )
-
-
-def _scheduled(pool: ProcessPool, asked: _Task) -> ProcessFuture[PreparedRecording]:
-    try:
-        return pool.schedule(_prepare, (asked,))
-    except RuntimeError as error:  # how it says that it is broken, or was stopped
-        raise BrokenProcessPool(str(error)) from error
-
-
-def _end(pool: ProcessPool) -> None:
-    pool.stop()  # type: ignore[no-untyped-call]
-    pool.join()
 
 
 def _pause(seconds: float, check: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ pyannote's `SpeakerDiarization.apply`.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -97,10 +98,12 @@ class Clusters(Protocol):
 
 
 class ClusterProcess:
-    """The process, shared by all jobs; chunks wait for each other."""
+    """The process, shared by all jobs. It is asked for one chunk at a time, so that one that is canceled costs no other
+    its place, and a process that dies is this chunk's."""
 
     def __init__(self) -> None:
         self._pool = self._new_pool()
+        self._turn = threading.Lock()
 
     def _new_pool(self) -> ProcessPool:
         context = get_context("spawn")
@@ -111,37 +114,45 @@ class ClusterProcess:
         self._pool.schedule(_nothing)
 
     def close(self) -> None:
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
+        child_processes.end(self._pool)
 
     def find(self, heard: Heard, rules: Rules, bounds: Bounds, check: Callable[[], None]) -> Found:
+        while not self._turn.acquire(timeout=LOOK_SECONDS):
+            check()
+        try:
+            return self._find((heard, rules, bounds), check)
+        finally:
+            self._turn.release()
+
+    def _find(self, arguments: tuple[Heard, Rules, Bounds], check: Callable[[], None]) -> Found:
         deaths = 0
         while True:
-            pool = self._pool
             try:
-                return _result(pool.schedule(find_speakers, (heard, rules, bounds)), check)
+                return _result(self._pool, arguments, check)
+            except MemoryError as error:
+                raise WorkError("ENGINE_FAILED", _DIED) from error
             except (ProcessExpired, BrokenProcessPool) as error:
                 deaths += 1
                 log.warning("clustering_died", deaths=deaths, error=str(error))
                 if deaths == DEATHS_ALLOWED:
                     raise WorkError("ENGINE_FAILED", _DIED) from error
-            except RuntimeError:  # how the pool says that it is broken: a process died while it had nothing to do
-                deaths += 1
-                if pool.active or deaths == DEATHS_ALLOWED:
-                    raise
-            if not pool.active and self._pool is pool:
+            if not self._pool.active:  # a process that dies while it has nothing to do breaks it
+                child_processes.end(self._pool)
                 self._pool = self._new_pool()
 
 
-def _result(task: ProcessFuture[Found], check: Callable[[], None]) -> Found:
+def _result(pool: ProcessPool, arguments: tuple[Heard, Rules, Bounds], check: Callable[[], None]) -> Found:
+    task: ProcessFuture[Found] = child_processes.scheduled(pool, find_speakers, arguments)
     try:
         while True:
             try:
                 return task.result(LOOK_SECONDS)
             except TimeoutError:
-                if task.done():
+                if task.done():  # then it may be its own error
                     return task.result()
                 check()
+                if not pool.active:  # it may have broken before it knew of the task
+                    raise BrokenProcessPool("the pool is broken") from None
     finally:
         task.cancel()  # type: ignore[no-untyped-call]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -48,6 +49,22 @@ def choose(settings: EngineSettings) -> tuple[str, str]:
     if cached or ((settings.hf_token or get_token()) and not constants.HF_HUB_OFFLINE):
         return HUB_PIPELINE, ""
     return "", _NONE
+
+
+def revision(name: str, settings: EngineSettings) -> str:
+    """Of a folder's content, for models may be replaced under one name; of a pipeline of the hub its name."""
+    folder = settings.bundled_dir / _DEMO_FOLDER if name == DEMO else Path(name)
+    if not name or not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode("utf-8", "surrogateescape"))
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError:  # to load it will fail as well, and say why
+        return name
+    return f"{shown(name)} {digest.hexdigest()[:16]}"
 
 
 def shown(name: str) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.worker.pipeline.windows import SAMPLE_RATE
-from services.worker.work import Speakers, SpeakerTurn
+from services.worker.work import Options, Speakers, SpeakerTurn
 
+_CHANNELS = 2
 FRAME_SECONDS = 0.02
 _FRAME = round(FRAME_SECONDS * SAMPLE_RATE)
 
@@ -44,9 +45,13 @@ _LONGEST_GAP = round(LONGEST_GAP_SECONDS / FRAME_SECONDS)
 _SHORTEST_TURN = round(SHORTEST_TURN_SECONDS / FRAME_SECONDS)
 
 BY_CHANNEL = "by channel"
-OFFERED = "each channel holds one speaker: submit again with speakerPerChannel to tell them apart exactly"
+OFFERED = (
+    "each side speaks into a channel of its own: where each is one person, submit again with speakerPerChannel to tell "
+    "them apart exactly"
+)
 NOT_TWO = "by voice, for the recording does not have two channels"
 NOT_APART = "by voice, for the two channels do not hold one speaker each"
+NOT_ENOUGH = "by voice, for there are more speakers than channels"
 
 
 class ChannelLevels:
@@ -78,13 +83,16 @@ class Decision:
     detail: str = ""
 
 
-def decide(levels: Levels | None, asked: bool) -> Decision:
-    """``levels``: of a recording with two channels; ``asked``: whether the job wants speakers told apart by channel.
+def decide(levels: Levels | None, options: Options) -> Decision:
+    """``levels``: of a recording with two channels.
 
     That two channels are asked for is not enough: of music, of a room with two microphones, or of a sound that is in both
     alike, each voice would become two speakers, and of one that is in one channel alone all voices one. Folders are
     submitted with the same options for all recordings in them.
     """
+    asked = options.speaker_per_channel
+    if asked and (options.min_speakers or 0) > _CHANNELS:
+        return Decision(None, NOT_ENOUGH)
     if levels is None:
         return Decision(None, NOT_TWO if asked else "")
     if not has_a_speaker_a_channel(levels):
@@ -96,7 +104,7 @@ def has_a_speaker_a_channel(levels: Levels) -> bool:
     """Whether it is worth offering that speakers are told apart by channel."""
     spoken = _spoken(levels)
     anybody = spoken.any(axis=1).sum()
-    if levels.shape[1] != 2 or not anybody:
+    if levels.shape[1] != _CHANNELS or not anybody:
         return False
     alone = spoken & ~spoken[:, ::-1]
     return bool(alone.sum() >= LEAST_APART * anybody and (alone.sum(axis=0) >= LEAST_SHARE * anybody).all())

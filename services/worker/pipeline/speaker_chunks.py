@@ -18,6 +18,9 @@ LONGEST_SECONDS = 60 * 60.0
 SHORTEST_SECONDS = 60.0
 """A shorter chunk hears no speaker long enough to know him again."""
 
+MOST_CHUNKS = 100
+"""Of one recording: longer ones have longer chunks. Linking takes time with the cube of it."""
+
 OVERLAP_SECONDS = 30.0
 """Neighbors share so much: who speaks in it is heard in both, which says who is who."""
 
@@ -47,7 +50,7 @@ def plan_chunks(samples: int, longest_seconds: float | None, fast_switching: boo
     overlap = OVERLAP_SECONDS
     if fast_switching:
         longest, overlap = longest / 2, 2 * overlap
-    longest = max(SHORTEST_SECONDS, longest)
+    longest = max(SHORTEST_SECONDS, longest, samples / SAMPLE_RATE / MOST_CHUNKS + overlap)
     overlap = min(overlap, MOST_OVERLAP * longest)
     most, shared = round(longest * SAMPLE_RATE), round(overlap * SAMPLE_RATE)
     count = max(1, math.ceil((samples - shared) / (most - shared)))

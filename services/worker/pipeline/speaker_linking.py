@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -31,12 +31,17 @@ JOINED_SECONDS = 0.05
 """A speaker's turns that are nearer than this, on both sides of a cut, are one."""
 
 
-def link(chunks: Sequence[ChunkSpeakers], fewest: int | None = None, most: int | None = None) -> Speakers:
+def link(
+    chunks: Sequence[ChunkSpeakers],
+    fewest: int | None = None,
+    most: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Speakers:
     """The recording's speakers, SPEAKER_00, SPEAKER_01, … in the order in which they are first heard.
 
-    ``chunks``: all of them, in order. No more than ``most`` speakers; fewer than ``fewest`` only where no more voices were found.
+    ``chunks``: all of them, in order; ``check`` is called now and then, and may raise to give up. No more than ``most`` speakers; fewer than ``fewest`` only where no more voices were found.
     """
-    people = _people(chunks, fewest or 1, most)
+    people = _people(chunks, fewest or 1, most, check)
     cuts = [(before.end + after.start) / 2 for before, after in pairwise(chunks)]
     borders = list(zip([-math.inf, *cuts], [*cuts, math.inf], strict=True))
     parts = list(zip(chunks, people, borders, strict=True))
@@ -89,16 +94,19 @@ def _joined(said: Iterable[_Said]) -> list[_Said]:
 # --- voices
 
 
-def _people(chunks: Sequence[ChunkSpeakers], fewest: int, most: int | None) -> list[list[int]]:
+def _people(
+    chunks: Sequence[ChunkSpeakers], fewest: int, most: int | None, check: Callable[[], None]
+) -> list[list[int]]:
     """For each chunk the number of the person behind each of its voices."""
     if len(chunks) == 1:  # it was diarized with these bounds
         return [list(range(len(chunks[0].voices)))]
     owners = [(place, number) for place, chunk in enumerate(chunks) for number in range(len(chunk.voices))]
     groups = _Groups(chunks, owners)
     while groups.count > fewest and groups.join_most_alike():
-        pass
+        check()
     while most is not None and groups.count > most:
         groups.join_somehow()
+        check()
     found = [[0] * len(chunk.voices) for chunk in chunks]
     for (place, number), person in zip(owners, groups.people(), strict=True):
         found[place][number] = person
