@@ -243,7 +243,7 @@ _ACKNOWLEDGE = HeldAttempt.acknowledge
 
 MUTANTS = (
     Mutant("events are acknowledged before they are durable", ((Attempt, "_follow", _acknowledges_first),), 22),
-    Mutant("the store saves whatever the version", ((MemoryStore, "save", _saves_anything),), 30),
+    Mutant("the store saves whatever the version", ((MemoryStore, "save", _saves_anything),), 36),
     Mutant("a window that is reported again is taken again", ((Attempt, "_window_finished", _window_always_new),), 276),
     Mutant("silent windows are forgotten with their attempt", ((Job, "requeue", _forgets_silence),), 1),
     Mutant("finished windows are not told to the next attempt", ((wire, "_finished_message", _forgets_windows),), 4),
