@@ -101,10 +101,10 @@ async def send(url: str, recording: Path) -> dict[str, Any]:
         gateway = Gateway(http, url, None, lambda _session: None, Outages(print))
         await gateway.connect()
         content = await read_content(recording, lambda _done, _size: None)
-        upload = await gateway.upload(recording, recording.name, content, lambda _size: None)
+        upload_id = await gateway.upload(recording, recording.name, content, lambda _size: None)
         assert gateway.session is not None
         headers = {"Cookie": f"{COOKIE}={gateway.session.cookie}"}
-        async with http.get(f"{url}/api/uploads/{upload.upload_id}", headers=headers) as response:
+        async with http.get(f"{url}/api/uploads/{upload_id}", headers=headers) as response:
             return dict(await response.json())
 
 
