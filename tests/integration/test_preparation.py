@@ -45,11 +45,16 @@ def made(tmp_path: Path) -> Iterator[Preparation]:
 
 def workers() -> set[int]:
     """The processes that prepare, by their ids."""
-    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    all_children = {
-        int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
-    }
-    return {pid for pid in all_children | {int(child) for child in children} if b"spawn_main" in cmdline(pid)}
+    children = {pid for task in Path("/proc/self/task").iterdir() for pid in children_of(task)}
+    return {pid for pid in children if b"spawn_main" in cmdline(pid)}
+
+
+def children_of(task: Path) -> list[int]:
+    """Of a thread, which may have ended meanwhile."""
+    try:
+        return [int(pid) for pid in (task / "children").read_text().split()]
+    except OSError:
+        return []
 
 
 def cmdline(pid: int) -> bytes:
