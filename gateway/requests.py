@@ -75,8 +75,8 @@ class JobOptions(_Body):
     diarization_fast_switching: bool | None = Field(default=None, description="Shorter chunks with more overlap.")
     speaker_per_channel: bool | None = Field(
         default=None,
-        description="Where each of two channels holds one speaker: tell them apart by channel, whatever minSpeakers and "
-        "maxSpeakers say; all other recordings by voice.",
+        description="Where each of two channels holds one speaker: tell them apart by channel, whatever maxSpeakers says; all "
+        "other recordings by voice, and where minSpeakers is more than two.",
     )
     min_speakers: Speakers | None = Field(default=None, description="At least so many speakers.")
     max_speakers: Speakers | None = Field(default=None, description="At most so many speakers.")

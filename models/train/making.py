@@ -195,32 +195,30 @@ def diarization_stages(recipe: Recipe, folder: Path, say: Say) -> Stage:
 def recognizer_figures(recipe: Recipe, folder: Path, bundled: Path, hashed: str, say: Say) -> Stage:
     from models.train.recognizer.evaluate import evaluate
 
-    return Stage(
-        "recognizer's figures",
-        folder / "recognizer.json",
-        lambda path: report.write(
-            _apart(evaluate, {BUNDLED: bundled / WHISPER, NEW: folder / WHISPER}, recipe.evaluation), path
-        ),
-        _Evaluating(recipe.evaluation, hashed),
-        (recognizer_stages(recipe, folder, say),),
-    )
+    models = {BUNDLED: bundled / WHISPER, NEW: folder / WHISPER}
+    return _figures("recognizer", evaluate, models, recipe.evaluation, hashed, recognizer_stages(recipe, folder, say))
 
 
 def diarization_figures(recipe: Recipe, folder: Path, bundled: Path, hashed: str, say: Say) -> Stage:
     from models.train.diarization.evaluate import evaluate
 
-    return Stage(
-        "diarization's figures",
-        folder / "diarization.json",
-        lambda path: report.write(
-            _apart(evaluate, {BUNDLED: bundled / DIARIZATION, NEW: folder / DIARIZATION}, recipe.evaluation), path
-        ),
-        _Evaluating(recipe.evaluation, hashed),
-        (diarization_stages(recipe, folder, say),),
-    )
+    models = {BUNDLED: bundled / DIARIZATION, NEW: folder / DIARIZATION}
+    return _figures("diarization", evaluate, models, recipe.evaluation, hashed, diarization_stages(recipe, folder, say))
 
 
 Evaluate = Callable[[Mapping[str, Path], EvaluationRecipe], list[Figure]]
+
+
+def _figures(
+    half: str, evaluate: Evaluate, models: Mapping[str, Path], recipe: EvaluationRecipe, hashed: str, made: Stage
+) -> Stage:
+    return Stage(
+        f"{half}'s figures",
+        models[NEW].parent / f"{half}.json",
+        lambda path: report.write(_apart(evaluate, models, recipe), path),
+        _Evaluating(recipe, hashed),
+        (made,),
+    )
 
 
 def _apart(evaluate: Evaluate, folders: Mapping[str, Path], recipe: EvaluationRecipe) -> list[Figure]:

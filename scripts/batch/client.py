@@ -150,10 +150,10 @@ class Gateway:
         The same name and content never make another upload. Raises UnreadableRecording, Refused or Faulty.
         """
         sending = Sending(path, name, content, sent)
-        upload_id = ""
         while not sending.whole:
-            upload_id = await self._call("upload", lambda: self._send_on(sending))
-        return upload_id
+            await self._call("upload", lambda: self._send_on(sending))
+        assert sending.upload_id is not None
+        return sending.upload_id
 
     async def create_job(self, upload_id: str, options: Mapping[str, object], request_id: str) -> answers.Job:
         """The upload's job; the same ``request_id`` never makes another. Raises Refused or Faulty."""
@@ -273,17 +273,15 @@ class Gateway:
         async with self._request("GET", "/api/session", headers=headers) as response:
             return _answered_session(await _json(response), response, session)
 
-    async def _send_on(self, sending: Sending) -> str:
-        """One try; returns the upload's id. One that was cut and yet moved something on is a success: the next one need not
-        wait for long."""
+    async def _send_on(self, sending: Sending) -> None:
+        """One try. One that was cut and yet moved something on is a success: the next one need not wait for long."""
         if sending.upload_id is None:
             await self._begin(sending)
-        upload_id = sending.upload_id or ""
         offset = await self._offset(sending)
         moved, sending.reached = offset > sending.reached, offset
         if sending.cut and moved:
             sending.cut = False
-            return upload_id
+            return
         try:
             end = await self._append(sending, offset)
         except Away:
@@ -296,7 +294,6 @@ class Gateway:
         if end != sending.content.size_bytes:
             raise Faulty("all of an upload was sent, and only a part of it taken")
         sending.whole = True
-        return upload_id
 
     async def _begin(self, sending: Sending) -> None:
         """A new upload, or that of an earlier run."""

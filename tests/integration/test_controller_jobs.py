@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -45,10 +46,15 @@ def worker_is_settled(worker: FakeWorker) -> bool:
     return asyncio.get_running_loop().time() - worker.changed_at > 0.6
 
 
-async def eventually_disconnected(client: Client) -> None:
+async def until_workers(client: Client, condition: Callable[[Any], bool]) -> None:
+    """Until the condition holds for all workers; fails after the deadline."""
     async with asyncio.timeout(10):
-        while any(worker.connected for worker in (await client.runtime()).workers):  # noqa: ASYNC110 - as a client sees it
+        while not all(map(condition, (await client.runtime()).workers)):  # noqa: ASYNC110 - as a client sees it
             await asyncio.sleep(0.01)
+
+
+async def eventually_disconnected(client: Client) -> None:
+    await until_workers(client, lambda worker: not worker.connected)
 
 
 async def test_a_job_runs_to_its_transcript(client: Client, worker: FakeWorker) -> None:
@@ -112,9 +118,7 @@ async def test_a_job_with_speakers_waits_for_the_worker_that_can_tell_them_apart
     async with running_controller(tmp_path, remote_worker_url=",".join(urls)) as client:
         await client.wait_connected()
         await able.stop()
-        async with asyncio.timeout(10):
-            while all(worker.connected for worker in (await client.runtime()).workers):  # noqa: ASYNC110 - as a client sees it
-                await asyncio.sleep(0.01)
+        await until_workers(client, lambda worker: worker.connected == (worker.url == urls[1]))
         job_id = await client.submit(diarization_enabled=True)
         job = await client.wait(job_id, "queued_remote", lambda job: job.last_error_code != "")
         assert job.last_error_code == Reason.REMOTE_WORKER_UNREACHABLE.value
@@ -135,9 +139,7 @@ async def test_speakers_that_no_worker_can_tell_apart_are_refused(client: Client
     worker.refuse = lambda dispatch: ServiceError(Reason.DIARIZATION_UNAVAILABLE, worker.diarization_error)
     worker.diarization, worker.diarization_error = "", "HF_TOKEN is not set."
     worker.changed()
-    async with asyncio.timeout(10):
-        while (await client.runtime()).workers[0].diarization:  # noqa: ASYNC110 - as a client sees it
-            await asyncio.sleep(0.01)
+    await until_workers(client, lambda worker: not worker.diarization)
     refused = await refusal(client.submit(2, diarization_enabled=True))
     assert refused.reason is Reason.DIARIZATION_UNAVAILABLE
     assert refused.message == "No worker can tell speakers apart. HF_TOKEN is not set."

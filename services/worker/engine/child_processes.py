@@ -7,9 +7,14 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TypeVar
 
 from pebble import ProcessFuture, ProcessPool
+
+Result = TypeVar("Result")
+
+LOOK_SECONDS = 0.1
+"""How often whoever waits for a process is asked whether it goes on."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -22,8 +27,32 @@ def begin(parent: int) -> None:
         os._exit(1)
 
 
-def scheduled(pool: ProcessPool, function: Callable[..., Any], arguments: tuple[Any, ...]) -> ProcessFuture[Any]:
-    """Raises BrokenProcessPool, also where pebble says so in other words."""
+def result(
+    pool: ProcessPool, function: Callable[..., Result], arguments: tuple[object, ...], check: Callable[[], None]
+) -> Result:
+    """What the function returns or raises in a process of the pool.
+
+    ``check`` is called while it waits and may raise to give up. Raises ProcessExpired where the process dies, and
+    BrokenProcessPool.
+    """
+    task: ProcessFuture[Result] = _scheduled(pool, function, arguments)
+    try:
+        while True:
+            try:
+                return task.result(LOOK_SECONDS)
+            except TimeoutError:
+                if task.done():  # then it may be its own error
+                    return task.result()
+                check()
+                if not pool.active:  # it may have broken before it knew of the task
+                    raise BrokenProcessPool("the pool is broken") from None
+    finally:
+        task.cancel()  # type: ignore[no-untyped-call]
+
+
+def _scheduled(
+    pool: ProcessPool, function: Callable[..., Result], arguments: tuple[object, ...]
+) -> ProcessFuture[Result]:
     try:
         return pool.schedule(function, arguments)
     except RuntimeError as error:  # how it says that it is broken, or was stopped

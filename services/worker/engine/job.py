@@ -177,7 +177,7 @@ class _Job:
     def _decisive(self, model: LoadedModel) -> dict[str, object]:
         """Everything besides the plan that text, times and speakers depend on."""
         options = self._options
-        return {
+        decisive: dict[str, object] = {
             "model": model.revision,
             "compute_type": model.compute_type,
             "device": model.device,
@@ -192,9 +192,10 @@ class _Job:
             "diarization_max_duration_seconds": options.diarization_max_duration_seconds,
             "diarization_fast_switching": options.diarization_fast_switching,
             "speakers": [options.min_speakers, options.max_speakers],
-        } | (
-            {"speaker_per_channel": True} if options.speaker_per_channel else {}
-        )  # what came later says nothing where it is off
+        }
+        if options.speaker_per_channel:  # it came later: jobs without it go on with what an earlier version finished
+            decisive["speaker_per_channel"] = True
+        return decisive
 
     def _finished(self, plan: WindowPlan) -> frozenset[int]:
         earlier = self._work.finished

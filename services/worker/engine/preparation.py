@@ -20,9 +20,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import structlog
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from services.worker.engine import child_processes
+from services.worker.engine.child_processes import LOOK_SECONDS
 from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
@@ -31,9 +32,6 @@ log = structlog.get_logger()
 
 DEATHS_ALLOWED = 3
 """Ends of the process that prepares a recording before it is the recording's fault: one may be killed for want of memory."""
-
-LOOK_SECONDS = 0.1
-"""How often a job that waits is asked whether it goes on."""
 
 FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
 
@@ -129,21 +127,12 @@ class Preparation:
             yield
 
     def _result(self, pool: ProcessPool, asked: _Task, check: Callable[[], None]) -> PreparedRecording:
-        task: ProcessFuture[PreparedRecording] = child_processes.scheduled(pool, _prepare, (asked,))
-        try:
-            while True:
-                try:
-                    return task.result(LOOK_SECONDS)
-                except TimeoutError:
-                    if task.done():  # then it may be its own error
-                        return task.result()
-                    check()
-                    if self._pool is not pool:
-                        raise _PoolReplacedError from None
-                    if not pool.active:  # it may have broken before it knew of the task
-                        raise BrokenProcessPool("the pool is broken") from None
-        finally:
-            task.cancel()  # type: ignore[no-untyped-call]
+        def check_pool() -> None:
+            check()
+            if self._pool is not pool:
+                raise _PoolReplacedError
+
+        return child_processes.result(pool, _prepare, (asked,), check_pool)
 
     def _prepare(self, asked: _Task, check: Callable[[], None], note: Callable[[str], None]) -> PreparedRecording:
         deaths = fulls = 0

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from services.worker.engine import child_processes
+from services.worker.engine.child_processes import LOOK_SECONDS
 from services.worker.engine.torchaudio_stub import import_torchaudio
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.speaker_linking import LEAST_ALIKE
@@ -29,9 +30,6 @@ log = structlog.get_logger()
 
 DEATHS_ALLOWED = 3
 """Ends of the process over one chunk before that is a fault: one may be killed for want of memory."""
-
-LOOK_SECONDS = 0.1
-"""How often a job that waits is asked whether it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +122,11 @@ class ClusterProcess:
         finally:
             self._turn.release()
 
-    def _find(self, arguments: tuple[Heard, Rules, Bounds], check: Callable[[], None]) -> Found:
+    def _find(self, asked: tuple[Heard, Rules, Bounds], check: Callable[[], None]) -> Found:
         deaths = 0
         while True:
             try:
-                return _result(self._pool, arguments, check)
+                return child_processes.result(self._pool, find_speakers, asked, check)
             except MemoryError as error:
                 raise WorkError("ENGINE_FAILED", _DIED) from error
             except (ProcessExpired, BrokenProcessPool) as error:
@@ -139,22 +137,6 @@ class ClusterProcess:
             if not self._pool.active:  # a process that dies while it has nothing to do breaks it
                 child_processes.end(self._pool)
                 self._pool = self._new_pool()
-
-
-def _result(pool: ProcessPool, arguments: tuple[Heard, Rules, Bounds], check: Callable[[], None]) -> Found:
-    task: ProcessFuture[Found] = child_processes.scheduled(pool, find_speakers, arguments)
-    try:
-        while True:
-            try:
-                return task.result(LOOK_SECONDS)
-            except TimeoutError:
-                if task.done():  # then it may be its own error
-                    return task.result()
-                check()
-                if not pool.active:  # it may have broken before it knew of the task
-                    raise BrokenProcessPool("the pool is broken") from None
-    finally:
-        task.cancel()  # type: ignore[no-untyped-call]
 
 
 # --- in the process
