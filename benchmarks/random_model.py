@@ -8,7 +8,9 @@ How: almost all weights are random, and small beside what is planned. Each posit
 of its own, and the output row of that position's word points there. Three channels are kept clear of anything random: the
 encoder's first says whether a frame holds sound (padding is exact zero), an attention head of the decoder's last layer
 takes its mean over the window into the decoder's first channel, and end-of-text is as likely as the position (second
-channel) is past what that sound allows (the third channel is one always).
+channel) is past what that sound allows (the third channel is one always). The alignment heads look at the frames in which
+the position's word is spoken, so that its time is found where words of such a text would be: beside times at random the
+engine would look for words that it missed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,12 @@ Weights = NDArray[np.float32]
 ENCODER_POSITIONS, DECODER_POSITIONS = 1500, 448
 TIMESTAMPS = 1501
 HEAD_WIDTH = 64
+HEARING_HEAD = 1  # of the decoder's last layer; no alignment head of any shape
 
 # In logits: what the planned word has over the others' mean, and what end-of-text gains with each position.
 _WORD_LOGIT, _END_SLOPE = 22.0, 8.0
-_FIRST_END = 6.0  # the position from which a silent window may end: the prompt takes four
+_PROMPT = 4  # positions that it takes
+_FIRST_END = 6.0  # the position from which a silent window may end
 _POSITION_SCALE = 100.0  # positions in the channel that counts them are divided by it, so that it stays small
 _TOKENS_PER_SOUND = (
     140.0  # positions that a mean of 1 in the sound channel adds; windows full of speech have 0.7 to 0.85
@@ -39,6 +44,14 @@ _TOKENS_PER_SOUND = (
 _RESIDUAL = 0.3  # root mean square of all that the layers add at random, beside directions of 1
 _EMBEDDED = 0.1  # ... and the tokens' embeddings
 _SOUND_GAIN = 3.0
+
+_FRAMES_PER_SECOND = 50  # the encoder's
+WORD_SECONDS = 0.28
+"""From the beginning of one word to the next one's."""
+_LOOKING_GAIN = 2.0
+# Radians a frame, of the waves by which a frame is found: once in a window, and each 21 frames.
+_SLOWEST, _FASTEST = 0.004, 0.3
+_LOOKING_POSITIONS = 240  # the prompt and the longest text
 
 # Channels; the first is also the convolutions'.
 _SOUND, _POSITION, _ONE = 0, 1, 2
@@ -216,13 +229,15 @@ class _Builder:
         positions = directions.copy()
         positions[:, _POSITION] = np.arange(DECODER_POSITIONS) / _POSITION_SCALE - 1
         positions[:, _ONE] = 1
+        looking = self._looking(directions)
         spec.embeddings.weight = embeddings.astype(self._dtype)
         spec.position_encodings.encodings = positions.astype(self._dtype)
         spec.scale_embeddings = False
         added = _RESIDUAL / np.sqrt(3 * self._shape.decoder_layers)
-        for layer in spec.layer:
+        for number, layer in enumerate(spec.layer):
             self._self_attention(layer.self_attention, added)
-            self._cross_attention(layer.attention, added, hears=layer is spec.layer[-1])
+            heads = [head for of_layer, head in self._shape.alignment_heads if of_layer == number]
+            self._cross_attention(layer.attention, added, heads, looking, hears=layer is spec.layer[-1])
             self._feed_forward(layer.ffn, added)
         self._norm(spec.layer_norm)
         spec.projection.weight = self._projection(directions).astype(self._dtype)
@@ -247,18 +262,38 @@ class _Builder:
         self._linear(spec.linear[0], self._drawn((3 * width, width), 1 / np.sqrt(width)))
         self._linear(spec.linear[1], self._adding(width, added))
 
-    def _cross_attention(self, spec: Any, added: float, *, hears: bool) -> None:
-        """Where it ``hears``, its first head takes the mean of the encoder's sound channel over the whole window."""
+    def _looking(self, directions: Weights) -> tuple[Weights, Weights]:
+        """(queries, keys) of a head by which a position looks at its word's frames, each (64, width): both are waves over
+        the frames, as the encoder's positions are, and agree at one frame alone."""
+        width = self._shape.width
+        rates = _rates(width)
+        chosen = np.searchsorted(-rates, -np.geomspace(_FASTEST, _SLOWEST, HEAD_WIDTH // 2))
+        keys = np.zeros((HEAD_WIDTH, width), np.float32)
+        keys[np.arange(HEAD_WIDTH), np.concatenate([chosen, chosen + width // 2])] = 1
+        frames = _FRAMES_PER_SECOND * WORD_SECONDS * np.clip(np.arange(_LOOKING_POSITIONS) - _PROMPT, 0, None)
+        angles = frames[:, None] * rates[chosen][None]
+        wanted = _LOOKING_GAIN * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        queries = np.linalg.lstsq(directions[:_LOOKING_POSITIONS], wanted, rcond=None)[0].T
+        return queries.astype(np.float32), keys
+
+    def _cross_attention(
+        self, spec: Any, added: float, heads: Sequence[int], looking: tuple[Weights, Weights], *, hears: bool
+    ) -> None:
+        """Its ``heads`` are ``looking`` for their words' frames. Where it ``hears``, one head takes the mean of the encoder's
+        sound channel over the whole window."""
         width = self._shape.width
         queries = self._drawn((width, width), 1 / np.sqrt(width))
         keys_values = self._drawn((2 * width, width), 1 / np.sqrt(width))
         out = self._adding(width, added)
+        for head in heads:
+            queries[_rows(head)], keys_values[_rows(head)] = looking
         if hears:
-            queries[:HEAD_WIDTH] = 0  # all frames alike
-            keys_values[width] = 0
-            keys_values[width, _SOUND] = 1
-            out[:, 0] = 0
-            out[_SOUND, 0] = 1
+            first = HEARING_HEAD * HEAD_WIDTH
+            queries[_rows(HEARING_HEAD)] = 0  # all frames alike
+            keys_values[width + first] = 0
+            keys_values[width + first, _SOUND] = 1
+            out[:, first] = 0
+            out[_SOUND, first] = 1
         self._norm(spec.layer_norm)
         for linear, weight in zip(spec.linear, (queries, keys_values, out), strict=True):
             self._linear(linear, weight)
@@ -287,10 +322,19 @@ class _Builder:
         spec.beta = np.zeros(self._shape.width, self._dtype)
 
 
+def _rows(head: int) -> slice:
+    return slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
+
+
+def _rates(width: int) -> Weights:
+    """Of the waves of Whisper's encoder's positions, radians a frame: (width / 2,), falling."""
+    rates: Weights = np.exp(-np.log(10_000) / (width // 2 - 1) * np.arange(width // 2)).astype(np.float32)
+    return rates
+
+
 def _sinusoids(positions: int, width: int) -> Weights:
     """As Whisper's encoder has them, (positions, width)."""
-    rates = np.exp(-np.log(10_000) / (width // 2 - 1) * np.arange(width // 2))
-    angles = np.arange(positions)[:, None] * rates[None]
+    angles = np.arange(positions)[:, None] * _rates(width)[None]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks.corpus import EXAMPLES, decoded
 from benchmarks.engine.model_server import Loading, Server
-from benchmarks.random_model import Shape, make_random_model
+from benchmarks.random_model import WORD_SECONDS, Shape, make_random_model
 
 faster_whisper = pytest.importorskip("faster_whisper")
 
-SMALLEST = Shape("smallest", 128, 1, 2, 80, 51_865, ((1, 0), (1, 1)))
+SMALLEST = Shape("smallest", 128, 1, 2, 80, 51_865, ((0, 0), (1, 0)))
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def test_texts_are_as_long_as_the_sound_and_nothing_is_decoded_twice(folder: Pat
         words = segment.text.split()
         assert len(words) == len(set(words)) == len(segment.tokens)
         assert [word.word for word in segment.words] == [f" {word}" for word in words]
+        for place, word in enumerate(segment.words):
+            assert word.start == pytest.approx(min(seconds, place * WORD_SECONDS), abs=1.0)
         assert segment.avg_logprob > -1.0
         assert segment.no_speech_prob < 0.6
         assert segment.compression_ratio < 2.4
