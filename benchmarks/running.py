@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
+from benchmarks.engine.process_tree import cpu_seconds
 from scripts.batch.answers import read_report
 from scripts.batch.client import Gateway
 from scripts.batch.content import read_content
@@ -43,8 +44,7 @@ class Running:
 
     def cpu_seconds(self, name: str) -> float:
         """User and system time of one process so far."""
-        fields = Path(f"/proc/{self.launch.pids[name]}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100  # USER_HZ, proc(5)
+        return cpu_seconds(self.launch.pids[name])
 
 
 @asynccontextmanager

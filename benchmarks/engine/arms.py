@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.engine.process_tree import cpu_by_label
 from benchmarks.engine.sets import Set
 from benchmarks.report import NotMeasured
 from benchmarks.running import Running, run_batch
@@ -24,13 +27,14 @@ LINE_BYTES = 64 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Done:
     """One round of one arm. ``tokens`` are those of the chosen hypotheses (fallbacks count again), ``batches`` calls of the
-    model; None where that is not known."""
+    model; None where that is not known. ``cpu``: seconds of CPU time, by process."""
 
     seconds: float
     texts: Mapping[str, str]
     windows: int | None = None
     batches: int | None = None
     tokens: int | None = None
+    cpu: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def words(self) -> int:
@@ -151,15 +155,24 @@ class SystemArm:
         await self._batch(folder)
 
     async def run(self, recordings: Set) -> Done:
-        before = decoded(self._up.log)
+        before, spent = decoded(self._up.log), self._spent()
         began = time.monotonic()
         output = await self._batch(recordings.folder)
         seconds = time.monotonic() - began
         texts = {path.name.removesuffix(".txt"): path.read_text() for path in output.iterdir()}
         shares = decoded(self._up.log)[len(before) :]
         return Done(
-            seconds, texts, sum(share.windows for share in shares), round(sum(share.batches for share in shares))
+            seconds,
+            texts,
+            sum(share.windows for share in shares),
+            round(sum(share.batches for share in shares)),
+            cpu=self._spent() - spent,
         )
+
+    def _spent(self) -> Counter[str]:
+        """Seconds of CPU time so far. The batch runner's is that of children that have ended, which no other arm has then."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return cpu_by_label(self._up.launch.pids) + Counter({"batch runner": ended.ru_utime + ended.ru_stime})
 
     async def _batch(self, folder: Path) -> Path:
         """In a session of its own, so that nothing of an earlier round is found again."""

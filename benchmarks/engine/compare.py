@@ -151,6 +151,9 @@ def _figures_of(arm: str, done: Sequence[Done], recordings: Set, understands: bo
     ]
     counts = {"windows": done[-1].windows, "batches": done[-1].batches, "tokens": done[-1].tokens}
     made += [Figure(f"{arm}, {what}", count, "") for what, count in counts.items() if count is not None]
+    for process in done[-1].cpu:
+        used = spread([one.cpu.get(process, 0.0) for one in done])
+        made.append(_of_spread(f"{arm}, CPU time of {process}", used, "s"))
     if understands:
         made.append(Figure(f"{arm}, word error rate", 100 * errors(recordings, done[-1]).rate, "%"))
     return made

@@ -1,8 +1,9 @@
-"""The resident memory of a process and of all that it started, as the kernel tells it in `/proc` (Linux)."""
+"""Memory and CPU time of a process and of all that it started, as the kernel tells it in `/proc` (Linux)."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,17 +11,20 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.1
 PROC = Path("/proc")
+_TICKS_A_SECOND = 100  # USER_HZ, proc(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """``label``: the Python module that it runs, or its program's name. Sizes in MiB; peak since it began (VmHWM)."""
+    """``label``: the Python module that it runs, or its program's name. Sizes in MiB; peak since it began (VmHWM). ``cpu``:
+    seconds so far."""
 
     pid: int
     parent: int
     label: str
     resident: float
     peak: float
+    cpu: float = 0.0
 
 
 @dataclass(slots=True)
@@ -56,6 +60,11 @@ async def peaks_of(roots: Mapping[str, int]) -> AsyncIterator[Peaks]:
         peaks.add(_labeled(roots))
 
 
+def cpu_by_label(roots: Mapping[str, int]) -> Counter[str]:
+    """Seconds of CPU time so far, of the processes that live, by label."""
+    return Counter({label: round(sum(one.cpu for one in same), 2) for label, same in _labeled(roots).items()})
+
+
 def _labeled(roots: Mapping[str, int]) -> dict[str, list[Process]]:
     """Each root under its name, its descendants under the name and their module."""
     everything = {process.pid: process for process in processes()}
@@ -84,6 +93,7 @@ def processes() -> Iterator[Process]:
         try:
             status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line)
             command = (folder / "cmdline").read_bytes().split(b"\0")
+            cpu = cpu_seconds(int(folder.name))
         except OSError:
             continue
         if "VmHWM" not in status:  # a kernel thread, or one that has ended
@@ -94,7 +104,14 @@ def processes() -> Iterator[Process]:
             label(command),
             _mebibytes(status["VmRSS"]),
             _mebibytes(status["VmHWM"]),
+            cpu,
         )
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of one process so far. Raises OSError where it is gone."""
+    fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
 def label(command: list[bytes]) -> str:

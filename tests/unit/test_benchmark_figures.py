@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from benchmarks.degraded import silence
 from benchmarks.engine.arms import Done
 from benchmarks.engine.beside import figures as beside_figures
 from benchmarks.engine.compare import ALONE, BATCHED, SEQUENTIAL, SYSTEM, Model, Results, differing, figures, rounds
-from benchmarks.engine.process_tree import Peaks, Process, descendants, label
+from benchmarks.engine.process_tree import Peaks, Process, cpu_by_label, cpu_seconds, descendants, label
 from benchmarks.engine.sets import Set
 from benchmarks.gpu.device import Busy
 from benchmarks.gpu.roofline import CARDS, card_of, peak_speed
@@ -86,6 +87,20 @@ def test_peaks_are_the_highest_of_each_label_and_of_all_at_one_time() -> None:
     peaks.add({"worker": [first]})
     assert peaks.by_label == {"worker": 30.0, "prep": 50.0}
     assert peaks.together == 35.0
+
+
+def test_cpu_time_is_told_of_each_process(recordings: Set) -> None:
+    before = cpu_by_label({"tests": os.getpid()})
+    while cpu_seconds(os.getpid()) < before["tests"] + 0.05:
+        sum(range(10_000))
+    assert cpu_by_label({"tests": os.getpid()})["tests"] > before["tests"] > 0
+    done = [Done(1.0, {"one.wav": "good morning"}, cpu={"engine": seconds}) for seconds in (3.0, 1.0, 2.0)]
+    made = {
+        figure.name: figure
+        for figure in figures(Results({SYSTEM: done}), recordings, Model("demo", Path(), True), None)
+    }
+    spent = made[f"{SYSTEM}, CPU time of engine"]
+    assert (spent.value, spent.least, spent.most, spent.unit) == (2.0, 1.0, 3.0, "s")
 
 
 def test_small_jobs_are_held_to_twice_their_latency_and_to_have_had_company() -> None:
