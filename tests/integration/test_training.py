@@ -35,7 +35,7 @@ from models.train.recognizer.vocabulary import (
     timestamp,
     tokens,
 )
-from models.train.training import AdamW, seeded
+from models.train.training import AdamW, mixed_precision, seeded
 
 BUNDLED = Path(__file__).parents[2] / "models"
 EXACT = TextOptions(with_timestamps=True, jitter=0.0, leaves_cut=False)
@@ -292,3 +292,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     before = line.weight.clone()
     AdamW([{"params": list(line.parameters())}], clip=1.0).step(line(torch.tensor([[float("nan")]])).sum(), 0.1)
     assert torch.equal(line.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("known", "is_enabled"), [({"avx512_bf16": True}, True), ({"amx_bf16": False, "avx2": True}, False)]
+)
+def test_numbers_are_short_only_where_the_processor_knows_them(
+    known: dict[str, bool], is_enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    with mixed_precision():
+        assert torch.is_autocast_enabled("cpu") is is_enabled

@@ -19,7 +19,7 @@ from models.train.diarization.utterances import Utterances
 from models.train.recipe import EmbeddingRecipe, PipelineRecipe, VoicesRecipe
 from models.train.sound import Noises, narrowed
 from models.train.speech import RATE
-from models.train.training import AdamW, falling, save, seeded, train, warmed
+from models.train.training import AdamW, falling, mixed_precision, save, seeded, train, warmed
 
 _SECONDS = (1.2, 1.6, 2.0, 2.6, 3.2)
 _COLLECTED_SECONDS = (2.0, 3.0, 4.0)
@@ -74,7 +74,7 @@ class EmbeddingLearner:
         waveforms, weights = self._heard.draw(
             [self._identities[place] for place in chosen], float(numbers.choice(_SECONDS)), numbers
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             vectors = embed(self.model, waveforms, weights)
         target = torch.from_numpy(chosen)
         cosines = functional.normalize(vectors.float(), dim=1) @ functional.normalize(self._classes, dim=1).T

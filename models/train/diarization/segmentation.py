@@ -25,7 +25,7 @@ from models.train.diarization.utterances import Utterance, Utterances
 from models.train.recipe import SegmentationRecipe, VoicesRecipe
 from models.train.sound import Noises, narrowed
 from models.train.speech import RATE, Samples
-from models.train.training import AdamW, falling, save, seeded, train, warmed
+from models.train.training import AdamW, falling, mixed_precision, save, seeded, train, warmed
 
 CHUNK = int(CHUNK_SECONDS * RATE)
 _FRAME_COLUMNS = 4  # hundredths of a second; frame i is centered on i * 40 ms
@@ -158,7 +158,7 @@ class SegmentationLearner:
         activity = torch.from_numpy(np.stack([chunk.activity for chunk in chunks]))
         is_frozen = number < recipe.steps * recipe.frozen_share
         self._set_frozen(is_frozen)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             counts, vectors, heard = self.model.outputs(waveforms)
         losses = losses_of(counts.float(), vectors.float(), heard.float(), self.model.aff, activity)
         loss = recipe.counting * losses.counting + recipe.telling * losses.telling + recipe.assigning * losses.assigning

@@ -17,7 +17,7 @@ from models.train.recognizer.mixing import Mix, mix_window
 from models.train.recognizer.network import Recognizer
 from models.train.recognizer.phrases import Phrases
 from models.train.recognizer.targets import TextOptions, draw_prompt, pad, text_of
-from models.train.training import AdamW, save, seeded, train, warmed
+from models.train.training import AdamW, mixed_precision, save, seeded, train, warmed
 
 _DECAY = 0.02
 _CLIP = 1.0
@@ -102,7 +102,7 @@ class RecognizerLearner:
         features = torch.from_numpy(np.stack([window.features for window in windows]))
         said = torch.from_numpy(np.stack([window.said for window in windows]))
         given, wanted, heard, next_heard = map(torch.from_numpy, (rows.given, rows.wanted, rows.heard, rows.next_heard))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             encoded, bias = self.network.encoder(features)
             logits, looks = self.network.decoder(given, encoded, bias)
             frames: Tensor = self.network.frame_words(encoded[:, : said.shape[1]])
