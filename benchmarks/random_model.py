@@ -8,9 +8,9 @@ How: almost all weights are random, and small beside what is planned. Each posit
 of its own, and the output row of that position's word points there. Three channels are kept clear of anything random: the
 encoder's first says whether a frame holds sound (padding is exact zero), an attention head of the decoder's last layer
 takes its mean over the window into the decoder's first channel, and end-of-text is as likely as the position (second
-channel) is past what that sound allows (the third channel is one always). The alignment heads look at the frames in which
-the position's word is spoken, so that its time is found where words of such a text would be: beside times at random the
-engine would look for words that it missed.
+channel) is past what that sound allows (the third channel is one always). The alignment heads look where
+that many words, one after the other, would be heard: of words timed at random the engine would take the gaps for words that
+it missed, and decode again.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from scripts.processes import ROOT
 
 BATCH_SIZES = (4, 8, 16)
 THREADS = (1, 2)
-QUICK_ROUNDS = 2
+ROUNDS, QUICK_ROUNDS = 5, 2
 SEARCH_SECONDS = 240.0
 """Of audio, at which batch size and threads are chosen."""
 WARM_UP_SECONDS = 30.0
@@ -50,23 +50,21 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``slots``: of the system. ``most_times_stock``: how long it may take, where stock batched takes 1. ``rounds``: fewer
-    where one takes a quarter of an hour."""
+    """``slots``: of the system. ``most_times_stock``: how long it may take, where stock batched takes 1."""
 
     name: str
     kind: Kind
     slots: int
     most_times_stock: float | None
     random: bool = False
-    rounds: int = 5
 
 
 COMPARISONS = (
     Comparison("engine-mixed", MIXED, slots=4, most_times_stock=0.80),
     Comparison("engine-clips", CLIPS, slots=16, most_times_stock=0.60),
     Comparison("engine-long", LONG, slots=2, most_times_stock=None),
-    Comparison("engine-tiny-mixed", MIXED, slots=4, most_times_stock=0.80, random=True, rounds=2),
-    Comparison("engine-tiny-clips", CLIPS, slots=16, most_times_stock=0.60, random=True, rounds=3),
+    Comparison("engine-tiny-mixed", MIXED, slots=4, most_times_stock=0.80, random=True),
+    Comparison("engine-tiny-clips", CLIPS, slots=16, most_times_stock=0.60, random=True),
 )
 
 
@@ -90,7 +88,7 @@ async def compare(comparison: Comparison, quick: bool) -> Report:
         threads, batch_size = await _best(model, first(recordings, SEARCH_SECONDS).paths)
         progress(f"stock batched is fastest with {threads} threads and batches of {batch_size}")
         async with _arms(model, threads, batch_size, comparison.slots) as arms:
-            results = await rounds(arms, recordings, QUICK_ROUNDS if quick else comparison.rounds)
+            results = await rounds(arms, recordings, QUICK_ROUNDS if quick else ROUNDS)
     chosen = f"stock batched was fastest with cpu_threads={threads}, batch_size={batch_size}"
     return Report(
         comparison.name,

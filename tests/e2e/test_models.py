@@ -45,6 +45,8 @@ def test_the_recognizer_has_the_bundled_ones_files_and_transcribes(made: Path) -
     list(segments)
 
 
+# pyannote's, where FFmpeg's libraries are not installed: recordings are handed to it decoded.
+@pytest.mark.filterwarnings("ignore:\\s*torchcodec is not installed correctly:UserWarning")
 def test_the_pipeline_loads_where_the_bundled_one_does(made: Path, tmp_path: Path) -> None:
     from services.worker.engine.diarization import Diarizer, Watch
     from services.worker.engine.protocol import EngineSettings
