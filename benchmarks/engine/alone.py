@@ -58,7 +58,7 @@ class Alone:
             voice = Voice(model, "en", Options())
             requests = [self._request(voice, window) for window in windows]
             began = time.monotonic()
-            with self._lanes.line(model) as line:
+            with self._lanes.line(model, sum(request.seconds for request in requests)) as line:
                 line.expect(len(requests))
                 for request in requests:
                     line.put(request)

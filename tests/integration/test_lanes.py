@@ -72,7 +72,7 @@ def request(index: int) -> Request:
 def put(made: Lanes, count: int) -> list[Request]:
     requests = [request(index) for index in range(count)]
     line = JobLine(made.queue, made.queue.open())
-    with made.line(TINY):  # which makes its limit known
+    with made.line(TINY, 60.0):  # which makes its limit known
         pass
     for one in requests:
         line.put(one)
@@ -173,7 +173,7 @@ def test_a_job_that_left_is_not_decoded_and_does_not_disturb(made: Callable[...,
         return [GOOD for _ in requests]
 
     running = made(play)
-    with running.line(TINY) as line:
+    with running.line(TINY, 60.0) as line:
         line.put(request(99))
     (only,) = put(running, 1)
     running.start()

@@ -61,28 +61,26 @@ def test_who_was_idle_has_saved_up_nothing() -> None:
     assert sum(name.startswith("b") for name in names(made, 4)) == 2
 
 
-def test_only_what_may_be_brief_is_taken_beside_what_is_not() -> None:
+def test_only_what_is_brief_is_taken_beside_what_is_not() -> None:
     made = queue()
-    long, short = made.open(), made.open()
+    long, short = made.open(), made.open(brief=True)
     fill(made, long, "a1", "a2", "a3", "a4")
-    assert names(made, 2) == ["a1", "a2"]
-    fill(made, short, "b1", "b2", "b3")
+    fill(made, short, "b1", "b2")
     assert [[taken.window.name for taken in made.take_brief()] for _ in range(2)] == [["b1"], ["b2"]]
-    assert waits(made)  # the short one was given a minute by now
-
-
-def test_where_all_may_be_brief_none_is_taken_out_of_turn() -> None:
-    made = queue()
-    fill(made, made.open(), "a1", "a2")
-    fill(made, made.open(), "b1")
     assert waits(made)
 
 
-def test_what_was_given_back_was_not_given() -> None:
+def test_where_all_are_brief_none_is_taken_out_of_turn() -> None:
     made = queue()
-    long, short = made.open(), made.open()
+    fill(made, made.open(brief=True), "a1", "a2")
+    fill(made, made.open(brief=True), "b1")
+    assert waits(made)
+
+
+def test_what_is_brief_and_was_given_back_is_taken_again() -> None:
+    made = queue()
+    long, short = made.open(), made.open(brief=True)
     fill(made, long, "a1", "a2", "a3")
-    names(made, 2)
     fill(made, short, "b1", "b2")
     for _ in range(3):
         taken = made.take_brief()
@@ -92,9 +90,8 @@ def test_what_was_given_back_was_not_given() -> None:
 
 def test_who_waits_for_a_brief_job_is_told_of_it_and_of_the_end() -> None:
     made = queue()
-    long, short = made.open(), made.open()
+    long, short = made.open(), made.open(brief=True)
     fill(made, long, "a1", "a2")
-    names(made, 2)
     found: list[list[str]] = []
     lane = threading.Thread(
         target=lambda: found.extend([[taken.window.name for taken in made.take_brief()] for _ in range(2)])

@@ -259,7 +259,7 @@ class _Job:
         progress = SpeechProgress(windows, finished, time.monotonic)
         missing = deque(window for window in windows if window.index not in finished)
         with ExitStack() as held:
-            line = held.enter_context(self._tools.lanes.line(model))
+            line = held.enter_context(self._tools.lanes.line(model, sum(window.seconds for window in missing)))
             decoding = _Decoding(
                 self._work.key, Voice(model, language, self._options), line, recording, self._is_canceled
             )

@@ -32,6 +32,9 @@ _AGAIN = frozenset({Verdict.LOOPS, Verdict.REPEATS, Verdict.UNSURE})
 
 MOST_LANES = 4
 
+BRIEF_SECONDS = 30.0
+"""Of speech in all that a job has left: one window. What is longer fills batches, which a lane for single windows would empty."""
+
 LINGER_SECONDS = 0.1
 """How long a lane waits for a fuller batch where more windows are about to come: less than a batch takes."""
 
@@ -112,11 +115,12 @@ class Lanes:
         return max(2, -(-2 * self._count * self._limits[model.name].size // max(1, self.queue.jobs)))
 
     @contextmanager
-    def line(self, model: LoadedModel) -> Iterator[JobLine]:
-        """A job's place in the queue; what it still has there when it is left is forgotten."""
+    def line(self, model: LoadedModel, seconds: float) -> Iterator[JobLine]:
+        """The place in the queue of a job that has ``seconds`` of speech to be decoded; what it still has there when it is
+        left is forgotten."""
         if model.name not in self._limits:
             self._limits.setdefault(model.name, self._limit_of(model))
-        line = JobLine(self.queue, self.queue.open())
+        line = JobLine(self.queue, self.queue.open(brief=seconds <= BRIEF_SECONDS))
         try:
             yield line
         finally:

@@ -18,9 +18,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
-BRIEF_SECONDS = 60.0
-"""Speech. A job that was given less so far may be a brief one."""
-
 
 class Waiting(Protocol):
     """``shape``: only windows whose shapes are equal share a batch; ``seconds`` of speech in it."""
@@ -36,13 +33,13 @@ W = TypeVar("W", bound=Waiting)
 
 
 class Line(Generic[W]):
-    """One job's place in the queue, which fills it. ``weight`` 2 is given twice the device's time of 1."""
+    """One job's place in the queue, which fills it. ``weight`` 2 is given twice the device's time of 1; a ``brief`` one has
+    little to decode in all."""
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, *, brief: bool = False) -> None:
         self.weight = weight
+        self.brief = brief
         self.clock = 0.0
-        self.given = 0.0
-        """Seconds of speech."""
         self.closed = False
         self.expected = 0
         """Windows that are about to be put: a batch that is not full waits a moment for them."""
@@ -51,12 +48,7 @@ class Line(Generic[W]):
     def __len__(self) -> int:
         return sum(len(windows) for windows in self.windows.values())
 
-    @property
-    def brief(self) -> bool:
-        return self.given < BRIEF_SECONDS
-
     def give(self, seconds: float) -> None:
-        self.given += seconds
         self.clock += seconds / self.weight
 
     def first(self) -> tuple[int, Hashable]:
@@ -93,8 +85,8 @@ class WindowQueue(Generic[W]):
     def jobs(self) -> int:
         return len(self._lines)
 
-    def open(self, weight: float = 1.0) -> Line[W]:
-        line: Line[W] = Line(weight)
+    def open(self, weight: float = 1.0, *, brief: bool = False) -> Line[W]:
+        line: Line[W] = Line(weight, brief=brief)
         with self._changed:
             self._lines.add(line)
         return line
@@ -161,8 +153,7 @@ class WindowQueue(Generic[W]):
             self._changed.notify_all()
 
     def take_brief(self) -> list[Taken[W]]:
-        """One window of a job that may be brief, while there are others that are not; waits for it. Empty once the queue was
-        stopped."""
+        """One window of a brief job, while there are others that are not; waits for it. Empty once the queue was stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._next_brief() is not None)
             line = self._next_brief()
