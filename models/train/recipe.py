@@ -126,11 +126,11 @@ class PipelineRecipe:
     dimensions: int = 64
     conversations: int = 12
     seconds: float = 90.0
-    frame_thresholds: tuple[float, ...] = (0.4, 0.5, 0.6)
+    frame_thresholds: tuple[float, ...] = (0.5, 0.6, 0.7)
     pair_biases: tuple[float, ...] = (-1.5, -0.5, 0.5)
-    thresholds: tuple[float, ...] = (0.7, 0.8)
-    acoustic_scales: tuple[float, ...] = (0.1, 0.3)
-    regularizations: tuple[float, ...] = (0.8, 2.0)
+    thresholds: tuple[float, ...] = (0.45, 0.55, 0.7)
+    acoustic_scales: tuple[float, ...] = (0.07, 0.1, 0.2)
+    regularizations: tuple[float, ...] = (1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,10 +77,16 @@ def test_the_nearest_turn_before_a_word_is_the_one_that_ended_last() -> None:
     assert speakers([turn("A", 0, 9), turn("B", 1, 2), turn("C", 20, 21)], (9.5, 10)) == "A"
 
 
-def test_a_word_goes_to_whom_it_is_heard_from_longest() -> None:
+def test_a_word_goes_to_whom_its_later_half_is_heard_from_longest() -> None:
     turns = [turn("A", 0, 1.4), turn("B", 1.4, 3)]
     assert speakers(turns, (1.0, 2.0)) == "B"
-    assert speakers(turns, (0.7, 1.7)) == "A"
+    assert speakers(turns, (0.5, 1.7)) == "A"
+
+
+def test_a_word_that_was_given_the_pause_before_it_goes_to_who_speaks_when_it_ends() -> None:
+    turns = [turn("A", 0, 1.0), turn("B", 1.2, 3)]
+    assert speakers(turns, (0.1, 0.6), (0.6, 1.5), (1.5, 2.0)) == "ABB"
+    assert speakers(turns, (0.1, 0.6), (0.6, 1.1)) == "AA"
 
 
 def test_what_is_heard_from_a_speaker_in_several_turns_counts_together() -> None:
@@ -95,8 +101,8 @@ def test_of_two_who_are_heard_equally_long_the_one_who_spoke_before_goes_on() ->
 
 
 def test_a_thousandth_more_of_overlap_is_no_reason_to_change_speakers() -> None:
-    assert speakers([turn("A", 0, 2.5002), turn("B", 2.5, 6)], (1, 2), (2, 3)) == "AA"
-    assert speakers([turn("A", 0, 2.5), turn("B", 2.4998, 6)], (1, 2), (2, 3)) == "AA"
+    assert speakers([turn("A", 0, 2.7502), turn("B", 2.75, 6)], (1, 2), (2, 3)) == "AA"
+    assert speakers([turn("A", 0, 2.75), turn("B", 2.7498, 6)], (1, 2), (2, 3)) == "AA"
 
 
 def test_a_short_turn_within_a_long_one_does_not_take_the_words_around_it() -> None:
@@ -178,7 +184,7 @@ def test_any_words_go_where_looking_at_every_turn_sends_them(seed: int) -> None:
         pieces = assign_speakers([whole], turns)
         before = ""
         for word in (word for piece in pieces for word in piece.words):
-            assert word.speaker in may_say(turns, word.start, word.end, before)
+            assert word.speaker in may_say(turns, (word.start + word.end) / 2, word.end, before)
             before = word.speaker
         runs = groupby((word for piece in pieces for word in piece.words), key=lambda word: word.speaker)
         assert [(piece.speaker, piece.words) for piece in pieces] == [(name, tuple(run)) for name, run in runs]

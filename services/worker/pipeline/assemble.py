@@ -20,7 +20,8 @@ SHORTEST_PIECE_SECONDS = 0.5
 def assign_speakers(segments: Iterable[Segment], turns: Sequence[SpeakerTurn]) -> tuple[Segment, ...]:
     """Cuts the segments at speaker changes. ``turns`` are ordered by start; without any, nothing changes.
 
-    Where there are words, by their times. Where there are none, each speaker gets as much of the text as he has of the
+    Where there are words, by their later halves: alignment gives a word the pause before it, and with it the end of whoever
+    spoke before. Where there are none, each speaker gets as much of the text as he has of the
     time, in whole words; a text that cannot be cut goes to the speaker who is heard most in it.
     """
     if not turns:
@@ -69,7 +70,8 @@ def _cut(segment: Segment, voices: _Voices) -> list[Segment]:
     words: list[Word] = []
     speaker = ""
     for word in segment.words:
-        speaker = voices.during(word.start, max(word.end, word.start + MOMENT_SECONDS), speaker)
+        heard_from = (word.start + word.end) / 2
+        speaker = voices.during(heard_from, max(word.end, heard_from + MOMENT_SECONDS), speaker)
         words.append(replace(word, speaker=speaker))
     return [_piece(speaker, tuple(run)) for speaker, run in groupby(words, key=lambda word: word.speaker)]
 
