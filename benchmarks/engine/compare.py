@@ -65,6 +65,7 @@ COMPARISONS = (
     Comparison("engine-long", LONG, slots=2, most_times_stock=None),
     Comparison("engine-tiny-mixed", MIXED, slots=16, most_times_stock=0.80, random=True),
     Comparison("engine-tiny-clips", CLIPS, slots=16, most_times_stock=0.60, random=True),
+    Comparison("engine-tiny-long", LONG, slots=2, most_times_stock=None, random=True),
 )
 
 
