@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import pytest
 
@@ -92,17 +92,19 @@ def test_who_waits_for_a_brief_job_is_told_of_it_and_of_the_end() -> None:
     made = queue()
     long, short = made.open(), made.open(brief=True)
     fill(made, long, "a1", "a2")
-    found: list[list[str]] = []
-    lane = threading.Thread(
-        target=lambda: found.extend([[taken.window.name for taken in made.take_brief()] for _ in range(2)])
-    )
+    found: SimpleQueue[list[str]] = SimpleQueue()
+
+    def take_twice() -> None:
+        for _ in range(2):
+            found.put([taken.window.name for taken in made.take_brief()])
+
+    lane = threading.Thread(target=take_twice)
     lane.start()
     fill(made, short, "b1")
-    while not found and short.windows:
-        time.sleep(0.001)
+    assert found.get(timeout=10) == ["b1"]
     made.stop()
+    assert found.get(timeout=10) == []
     lane.join(10)
-    assert found == [["b1"], []]
 
 
 def waits(made: WindowQueue[Window]) -> bool:
