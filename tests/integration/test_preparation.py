@@ -247,3 +247,31 @@ def test_what_takes_long_leaves_the_processor_to_the_rest(
     found: Any = preparation._prepare(preparation._Task(source, spool, True, 30.0, False))
     assert found == min(19, before + niceness)
     assert priority() == before
+
+
+def test_a_process_that_ends_while_it_starts_another_says_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, threading, time\n"
+        "from multiprocessing import util\n"
+        "from services.worker.engine import child_processes\n"
+        "spawn, spawned = util.spawnv_passfds, threading.Event()\n"
+        "def slow(path, command, *fds):\n"
+        "    pid = spawn(path, command, *fds)\n"
+        "    if '--multiprocessing-fork' in command:\n"
+        "        print(pid, flush=True); spawned.set(); time.sleep(0.5)\n"
+        "    return pid\n"
+        "if __name__ == '__main__':\n"
+        "    util.spawnv_passfds = slow\n"
+        "    pool = child_processes.new_pool(2, child_processes.begin)\n"
+        "    threading.Thread(target=pool.schedule, args=(print,), daemon=True).start()\n"
+        "    spawned.wait(); child_processes.start_no_more(); os._exit(0)\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    warnings = {"PYTHONWARNINGS": "ignore:resource_tracker"}  # as the engine child sets it
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **warnings}
+    ended = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert ended.stdout.split(), "nothing was started"
+    assert ended.stderr == ""

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import structlog
 
+from services.worker.engine import child_processes
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes, has_express, lanes_on
@@ -61,8 +62,8 @@ class Pipe:
             try:
                 self._stream.write(frame)
                 self._stream.flush()
-            except OSError:  # the front is gone
-                os._exit(0)
+            except OSError:  # the front is gone, which ends `receive`, and with it the process
+                return
 
     def receive(self) -> ToEngine | None:
         return receive(self._stream)
@@ -87,14 +88,14 @@ class EngineChild:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     def serve(self) -> None:
-        """Returns when the front is gone."""
+        """Returns when the front is gone; nothing is left to do then but to end the process."""
         self._tell()
         self._lanes.start()
         self._loader.submit(self._load).add_done_callback(_exit_on_fault)
         while (message := self._pipe.receive()) is not None:
             self._handle(message)
-        self._preparation.close()
-        self._diarizer.close()
+        child_processes.start_no_more()
+        self._preparation.leave()
 
     def _handle(self, message: ToEngine) -> None:
         match message:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TypeVar
 
 from pebble import ProcessFuture, ProcessPool
@@ -17,6 +19,32 @@ LOOK_SECONDS = 0.1
 """How often whoever waits for a process is asked whether it goes on."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+_starting = threading.Lock()
+"""Held while a process is started: one whose parent ends before it was told all would say so by a traceback."""
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        with _starting:
+            super().start()
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+def new_pool(processes: int, initializer: Callable[[int], None]) -> ProcessPool:
+    """Starts them when it is first asked for something. It ends the process of a task that is canceled, and starts another
+    in the place of one that died at work. ``initializer`` is called with this process's id, and calls `begin`.
+    """
+    return ProcessPool(processes, initializer=initializer, initargs=(os.getpid(),), context=_Context())
+
+
+def start_no_more() -> None:
+    """For a process that is about to end at once, as its processes then do (`begin`): what starts one now waits forever."""
+    _starting.acquire()
 
 
 def begin(parent: int) -> None:

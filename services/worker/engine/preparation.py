@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import structlog
@@ -67,7 +66,7 @@ class Preparation:
         self._processes = processes
         self._large = threading.Semaphore(processes - 1)
         self._free = threading.Semaphore(processes)
-        self._pool = self._new_pool()
+        self._pool = child_processes.new_pool(processes, child_processes.begin)
         self._renewing = threading.Lock()
 
     def start(self) -> None:
@@ -75,21 +74,20 @@ class Preparation:
         for _ in range(self._processes):
             self._pool.schedule(_warm_up)
 
-    def _new_pool(self) -> ProcessPool:
-        """It ends the process of a task that is canceled, and starts another in the place of one that died at work."""
-        context = get_context("spawn")
-        return ProcessPool(self._processes, initializer=child_processes.begin, initargs=(os.getpid(),), context=context)
-
     def _renew(self, broken: ProcessPool) -> None:
         """A process that dies while it has nothing to do breaks the pool."""
         with self._renewing:
             if self._pool is broken:
                 child_processes.end(broken)
-                self._pool = self._new_pool()
+                self._pool = child_processes.new_pool(self._processes, child_processes.begin)
 
     def close(self) -> None:
         """Ends the processes, whatever they do, and removes the folder."""
         child_processes.end(self._pool)
+        self.leave()
+
+    def leave(self) -> None:
+        """Removes the folder, in a process that ends at once: its processes end with it."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextmanager

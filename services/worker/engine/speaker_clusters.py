@@ -6,18 +6,16 @@ pyannote's `SpeakerDiarization.apply`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any, Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from pebble import ProcessExpired, ProcessPool
+from pebble import ProcessExpired
 
 from services.worker.engine import child_processes
 from services.worker.engine.child_processes import LOOK_SECONDS
@@ -100,12 +98,8 @@ class ClusterProcess:
     its place, and a process that dies is this chunk's."""
 
     def __init__(self) -> None:
-        self._pool = self._new_pool()
+        self._pool = child_processes.new_pool(1, _begin)
         self._turn = threading.Lock()
-
-    def _new_pool(self) -> ProcessPool:
-        context = get_context("spawn")
-        return ProcessPool(1, initializer=_begin, initargs=(os.getpid(),), context=context)
 
     def start(self) -> None:
         """Has it started and its libraries loaded, which takes seconds, before there is anything to do."""
@@ -136,7 +130,7 @@ class ClusterProcess:
                     raise WorkError("ENGINE_FAILED", _DIED) from error
             if not self._pool.active:  # a process that dies while it has nothing to do breaks it
                 child_processes.end(self._pool)
-                self._pool = self._new_pool()
+                self._pool = child_processes.new_pool(1, _begin)
 
 
 # --- in the process

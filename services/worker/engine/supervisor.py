@@ -331,7 +331,10 @@ class Supervisor:
             return await child.wait()
 
     async def _bury(self, message: str) -> None:
-        """Leaves no process behind, also when this task is canceled: closing the pipe ends the child."""
+        """Leaves no process behind, also when this task is canceled: closing the pipe ends the child.
+
+        It is not killed before it had its time to end: a process that it is just starting would tell a traceback of that.
+        """
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -340,8 +343,7 @@ class Supervisor:
         self._end_runs(message, [run for run in self._runs.values() if run.sent and not self._goes_on(run)])
         self._set_state(replace(self._state, ready=False, models=catalog.initial_states(self._settings)))
         if child is not None and child.returncode is None:
-            child.kill()
-            await asyncio.shield(child.wait())
+            await asyncio.shield(self._ended(child))
 
     def _note_recycle(self, message: Recycle) -> None:
         """What runs without getting any further counts against it, but where less at once is to be tried."""
