@@ -150,6 +150,14 @@ def test_where_no_search_helps_the_searching_ends(made: Callable[..., Lanes]) ->
     assert len(only.tries) == len(SEARCHES)
 
 
+def test_a_half_that_only_loops_has_no_words(made: Callable[..., Lanes]) -> None:
+    running = made(lambda requests: [LOOP for _ in requests])
+    (half,) = put(running, 1)
+    half.part = True
+    running.start()
+    assert text(half.done) == ""
+
+
 def test_a_fault_beside_the_device_is_told_to_those_who_wait(
     made: Callable[..., Lanes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,14 @@ def test_of_bad_tries_the_surest_that_is_no_loop() -> None:
     assert best([replace(GOOD, text=""), LOOP]) is LOOP
 
 
+def test_what_the_model_takes_for_no_speech_has_no_text() -> None:
+    silent = replace(GOOD, log_prob=-1.2, no_speech_prob=0.7)
+    found = best([silent])
+    assert (found.text, found.tokens) == ("", ())
+    unsure = replace(GOOD, log_prob=-1.4, text=" mumble")
+    assert best([unsure, silent]) is unsure
+
+
 def test_compression_ratio_is_whispers() -> None:
     assert compression_ratio("") < 1
     assert compression_ratio("la " * 100) > 2.4

@@ -183,7 +183,7 @@ class Lanes:
                     _cancel(self.queue.put_back([taken], spent=True))
                 else:
                     chosen.append(request)
-            texts = [best(request.tries) for request in chosen]
+            texts = [_text_of(request) for request in chosen]
             timed = _timed(chosen, texts)
             _log_decoded(chosen, len(batch))
             for request, segments in zip(chosen, timed, strict=True):
@@ -213,6 +213,12 @@ class Lanes:
                 self._memory.replace_process(f"no memory for a single window: {error}", size)
         finally:
             _cancel(self.queue.put_back(batch))
+
+
+def _text_of(request: Request) -> Try:
+    """The best of its tries. A half is decoded for words that are missing, and counts by how many it has: a loop has none."""
+    text = best(request.tries)
+    return replace(text, tokens=(), text="") if request.part and judge(text) is Verdict.LOOPS else text
 
 
 def _timed(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:

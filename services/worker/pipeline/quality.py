@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
 
@@ -67,14 +67,16 @@ def judge(tried: Try) -> Verdict:
 
 def best(tries: Sequence[Try]) -> Try:
     """The first that is good, unless another was only suspected of repetition and is surer; else the surest that is
-    no loop and has words. ``tries`` are in the order of the searches, and at least one."""
+    no loop and has words. What the model itself takes for no speech loses its text, as in Whisper. ``tries`` are in the
+    order of the searches, and at least one."""
     verdicts = [judge(tried) for tried in tries]
     first = tries[0]
     for tried, verdict in zip(tries, verdicts, strict=True):
         if verdict is Verdict.GOOD:
             repeats_only = verdicts[0] is Verdict.REPEATS and first.log_prob > tried.log_prob + WORTH
             return first if repeats_only else tried
-    return max(zip(tries, verdicts, strict=True), key=lambda pair: (_RANK[pair[1]], pair[0].log_prob))[0]
+    chosen, verdict = max(zip(tries, verdicts, strict=True), key=lambda pair: (_RANK[pair[1]], pair[0].log_prob))
+    return replace(chosen, tokens=(), text="") if verdict is Verdict.SILENT else chosen
 
 
 _RANK = {
