@@ -69,8 +69,8 @@ class Child:
     def answers(self, message: ToEngine) -> list[FromEngine]:
         match message:
             case Configure(settings):
-                self._batch_size = settings.batch_size
-                return [StateReported(EngineState(True, device_name=str(settings.batch_size)))]
+                self._batch_size = settings.first_batch_size or settings.batch_size
+                return [StateReported(EngineState(True, device_name=f"{self._batch_size} of {settings.batch_size}"))]
             case Ping():
                 return [Pong()]
             case RunWork(run, work):

@@ -120,13 +120,13 @@ async def test_all_is_told_again_where_the_next_child_plans_otherwise(
     ]
 
 
-async def test_later_children_begin_with_the_batch_that_was_asked_for(
+async def test_later_children_begin_with_the_batch_that_was_asked_for_and_may_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with engine("silent", tmp_path, monkeypatch, batch_size=16) as made:
-        assert made.state.device_name == "16"
+        assert made.state.device_name == "16 of 16"
         assert (await finish(made.run(work())))[-1] == DONE
-        assert made.state.device_name == "4"
+        assert made.state.device_name == "4 of 16"
 
 
 async def test_a_run_under_which_every_child_is_replaced_fails_in_the_end(

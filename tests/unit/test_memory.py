@@ -197,6 +197,12 @@ def test_a_limit_halves_down_to_one() -> None:
     assert [limit.size, *(limit.halve() for _ in range(5))] == [12, 6, 3, 1, 1, 1]
 
 
+def test_a_limit_that_begins_small_grows_to_its_size() -> None:
+    limit = BatchLimit(8, first=1)
+    assert [limit.size, *(well(limit) for _ in range(4))] == [1, 2, 4, 8, 8]
+    assert BatchLimit(8, first=16).size == 8
+
+
 def test_of_lanes_that_fail_together_one_halves() -> None:
     limit = BatchLimit(16)
     assert (limit.halve(16), limit.halve(16), limit.halve(16)) == (8, 8, 8)

@@ -113,12 +113,13 @@ class EngineChild:
                 log.error("configured_twice")
 
     def _batch_limit(self, model: LoadedModel) -> BatchLimit:
-        """As it is set, or what fits beside the model that was just loaded."""
-        if self._settings.batch_size:
-            return BatchLimit(self._settings.batch_size)
+        return BatchLimit(self._settings.batch_size or self._fitting(model), self._settings.first_batch_size)
+
+    def _fitting(self, model: LoadedModel) -> int:
+        """Windows for which there is memory beside the model that was just loaded."""
         free = self._models.free_bytes()
         if model.shape is None or (free is None and self._device != "cpu"):
-            return BatchLimit(BATCH_SIZE)
+            return BATCH_SIZE
         number = BYTES_PER_NUMBER.get(model.compute_type, 2)
         diarization = bool(self._diarizer.name)
         before = (free or 0) + model.weights_bytes
@@ -132,7 +133,7 @@ class EngineChild:
             bytes_per_number=number,
         )
         log.info("batch_size_chosen", model=model.name, batch_size=size, free_mib=(free or 0) >> 20)
-        return BatchLimit(size)
+        return size
 
     # --- what the lanes ask for when memory is short
 

@@ -286,14 +286,16 @@ def auto_batch_size(
 class BatchLimit:
     """How many windows are decoded at once: halved when memory ran out, and slowly grown again. Several threads share it.
 
-    Invariant: it never grows to a size that memory ran out at twice, and never over what it began with.
+    ``first`` is what it begins with where that is less than ``size``, the most. Invariant: it never grows to a size that
+    memory ran out at twice, and never over ``size``.
     """
 
     GOOD_BATCHES = 200
     """Full batches in a row before it is tried with more."""
 
-    def __init__(self, size: int) -> None:
-        self._largest = self._size = max(1, size)
+    def __init__(self, size: int, first: int = 0) -> None:
+        self._largest = max(1, size)
+        self._size = min(first, self._largest) or self._largest
         self._good = 0
         self._failures: dict[int, int] = {}
         self._lock = threading.Lock()

@@ -62,7 +62,7 @@ class WorkReported:
 class Recycle:
     """The child asks to be replaced: its CUDA context is lost, or its memory is in pieces.
 
-    ``reason`` is for the log; ``batch_size`` is what later children begin with, 0 for what they are set to.
+    ``reason`` is for the log; ``batch_size`` is what later children begin with, 0 for what this one began with.
     """
 
     reason: str
