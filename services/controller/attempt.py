@@ -287,8 +287,8 @@ class Attempt:
         if known.fingerprint == plan.fingerprint:
             return JobUpdate(job)
         self._finished_windows = set()
-        anew = changed(replace(job, segment_count=0, silent_stretches=(), message=BEGINS_ANEW), datetime.now(UTC))
-        return replace(anew, plan=plan, forget_finished_work=True)
+        anew = replace(job, percent=0.0, seconds_left=None, segment_count=0, silent_stretches=(), message=BEGINS_ANEW)
+        return replace(changed(anew, datetime.now(UTC)), plan=plan, forget_finished_work=True)
 
     async def _window_finished(self, job: Job, window: wire.WindowReported) -> JobUpdate:
         """A window that an earlier attempt finished stays as it is: its segments were told to watchers already."""

@@ -201,12 +201,13 @@ async def test_the_next_attempt_is_told_what_is_finished(client: Client, worker:
 async def test_another_plan_starts_the_transcript_again(client: Client, worker: FakeWorker) -> None:
     crash = failed(Reason.ENGINE_CRASHED, "The engine died.")
     again = [planned("other"), window(0, " uno"), window(1, " dos"), completed()]
-    scripts = iter([[planned(), window(0, " one"), crash], again])
+    scripts = iter([[planned(), window(0, " one"), progress(50.0), crash], again])
     worker.plan = lambda dispatch: next(scripts)
     job = await client.wait(await client.submit(), "complete")
     assert [part.segment.text for part in (await client.transcript(job.job_id))[1:]] == [" uno", " dos"]
-    told = [event.changed.message for event in await client.events(job.job_id)]
-    assert sum("begins anew" in message for message in told) == 1
+    told = [event.changed for event in await client.events(job.job_id)]
+    assert 50.0 in [change.progress.percent for change in told]
+    assert [change.progress.percent for change in told if "begins anew" in change.message] == [0.0]
 
 
 def stretches(message: jobs_pb2.Job | jobs_pb2.TranscriptHeader) -> list[tuple[float, float]]:
