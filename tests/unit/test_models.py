@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+import torch
 
 from services.worker.engine import models
 from services.worker.engine.models import IDLE_SECONDS, PATIENCE_SECONDS, ROOM_BYTES, Models
@@ -35,6 +36,7 @@ def clock() -> Clock:
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     made = FakeDevice(1000)
     monkeypatch.setattr(models, "WhisperModel", made.load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     return made
 
 
@@ -126,6 +128,15 @@ def test_what_is_not_in_use_goes_when_memory_ran_out_also_the_default(make: Make
         assert set(device.taken) == {"third"}
     assert made.release_idle() == ("third",)
     assert made.release_idle() == ()
+
+
+def test_on_a_gpu_that_pytorch_cannot_use_loading_says_so(
+    make: MakeModels, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(WorkError, match=r"PyTorch .* uses no GPU here, install one built for CUDA"):
+        use(make("cuda"), "main")
+    assert device.loaded == []
 
 
 def test_room_is_made_by_the_least_recently_used_and_the_default_last(

@@ -279,6 +279,8 @@ class Models:
                     return
 
     def _constructed(self, folder: Path) -> WhisperModel:
+        if self._device == "cuda":
+            _require_torch_on_gpu()
         whisper = WhisperModel(
             str(folder),
             device=self._device,
@@ -346,6 +348,14 @@ def _locked(lock: threading.Lock, check: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _require_torch_on_gpu() -> None:
+    """Features are computed by it. Raises RuntimeError where it was built without CUDA, or finds no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"PyTorch {torch.__version__} uses no GPU here, install one built for CUDA")
 
 
 def _load_failure(name: str, device: str, error: Exception) -> str:
