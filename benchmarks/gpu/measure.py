@@ -30,7 +30,7 @@ from benchmarks.corpus import (
     write_recording,
 )
 from benchmarks.engine.arms import Arm, Done, ModelArm, ModelProcess, SystemArm, model_process
-from benchmarks.engine.compare import ALONE, IN_THREADS, SEQUENTIAL, SYSTEM, Results, progress, rounds
+from benchmarks.engine.compare import ALONE, BATCHED, IN_THREADS, SEQUENTIAL, SYSTEM, Results, progress, rounds
 from benchmarks.engine.sets import Set, first
 from benchmarks.gpu.cublas import environment
 from benchmarks.gpu.device import Busy, device_name, sampled
@@ -44,6 +44,10 @@ BEAMS = 5
 STEP_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PRACTICAL_SHARE = 0.65
 """Of the roofline that a good program reaches: 2,000 of 3,100 times real time for large-v3 on an H200."""
+
+TIMES_STOCK, SHARE_OF_ALONE, SHARE_OF_ROOFLINE = 4.0, 0.9, 0.5
+"""What is to be reached: the system's speed over the best of stock batched, and over the engine's alone; the engine's alone
+over the roofline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ async def _arms(model: Path, given: Mapping[str, str], options: Options) -> Asyn
             arms.append(Watched(ModelArm(SEQUENTIAL, one, "sequential", 1), options.sequential_seconds, 1))
         if one is not None and "batched" in options.arms:
             arms += [
-                Watched(ModelArm(f"stock batched, {size}", one, "batched", size), options.stock_seconds, size)
+                Watched(ModelArm(f"{BATCHED}, {size}", one, "batched", size), options.stock_seconds, size)
                 for size in options.batch_sizes
             ]
         if "threads" in options.arms:
@@ -192,13 +196,16 @@ async def _steps(model: str, process: ModelProcess, notes: list[str]) -> list[Fi
 def figures(
     where: str, results: Results, arms: Sequence[Watched], recordings: Set, shape: Shape, card: str
 ) -> list[Figure]:
-    """Speeds, what they cost the device, and what it could do at most."""
+    """Speeds, what they cost the device, what it could do at most, and the ratios that the goals are about."""
     made = []
+    speeds: dict[str, float] = {}
+    peak: float | None = None
     lengths = {spoken.name: spoken.seconds for spoken in recordings.recordings}
     for arm in arms:
         done = results.rounds.get(arm.name)
         if not done:
             continue
+        speeds[arm.name] = _speed(done, lengths).median
         made += _figures_of(f"{where}, {arm.name}", arm, done, lengths)
         tokens, windows = done[-1].words, done[-1].windows
         known = card_of(card)
@@ -206,11 +213,32 @@ def figures(
             peak = peak_speed(shape, known, tokens / windows, BEAMS)
             made.append(Figure(f"{where}, roofline at these tokens a window", peak, "x real time of speech"))
             made.append(Figure(f"{where}, what is practical of it", PRACTICAL_SHARE * peak, "x real time of speech"))
+    return made + _ratios(where, speeds, peak)
+
+
+def _ratios(where: str, speeds: Mapping[str, float], peak: float | None) -> list[Figure]:
+    """Of speeds; those whose both sides were measured."""
+    made = []
+    batched = [speed for name, speed in speeds.items() if name.startswith(BATCHED) and name != IN_THREADS]
+    system, alone = speeds.get(SYSTEM), speeds.get(ALONE)
+    if system is not None and batched:
+        made.append(
+            Figure(f"{where}, {SYSTEM} over the best {BATCHED}", system / max(batched), "ratio", at_least=TIMES_STOCK)
+        )
+    if system is not None and alone is not None:
+        made.append(Figure(f"{where}, {SYSTEM} over {ALONE}", system / alone, "ratio", at_least=SHARE_OF_ALONE))
+    if alone is not None and peak is not None:
+        made.append(Figure(f"{where}, {ALONE} over the roofline", alone / peak, "ratio", at_least=SHARE_OF_ROOFLINE))
     return made
 
 
+def _speed(done: Sequence[Done], lengths: Mapping[str, float]) -> Spread:
+    """In times of real time."""
+    return spread([sum(lengths[file] for file in one.texts) / one.seconds for one in done])
+
+
 def _figures_of(name: str, arm: Watched, done: Sequence[Done], lengths: Mapping[str, float]) -> list[Figure]:
-    speeds: Spread = spread([sum(lengths[file] for file in one.texts) / one.seconds for one in done])
+    speeds = _speed(done, lengths)
     last = done[-1]
     made = [
         Figure(f"{name}, speed", speeds.median, "x real time", least=speeds.least, most=speeds.most),

@@ -13,10 +13,23 @@ from benchmarks.corpus import Spoken, write_recording
 from benchmarks.degraded import silence
 from benchmarks.engine.arms import Done
 from benchmarks.engine.beside import figures as beside_figures
-from benchmarks.engine.compare import ALONE, BATCHED, SEQUENTIAL, SYSTEM, Model, Results, differing, figures, rounds
+from benchmarks.engine.compare import (
+    ALONE,
+    BATCHED,
+    IN_THREADS,
+    SEQUENTIAL,
+    SYSTEM,
+    Model,
+    Results,
+    differing,
+    figures,
+    rounds,
+)
 from benchmarks.engine.process_tree import Peaks, Process, cpu_by_label, cpu_seconds, descendants, label
 from benchmarks.engine.sets import Set
 from benchmarks.gpu.device import Busy
+from benchmarks.gpu.measure import Watched
+from benchmarks.gpu.measure import figures as gpu_figures
 from benchmarks.gpu.roofline import CARDS, card_of, peak_speed
 from benchmarks.random_model import SHAPES
 from benchmarks.report import Figure, NotMeasured
@@ -68,6 +81,41 @@ def test_lines_of_the_driver_that_are_none_are_passed_over() -> None:
     assert busy.mean == 50.0
     assert busy.memory == [20480.0, 100.0]
     assert Busy().mean is None
+
+
+class Named:
+    """An arm that only has a name: what it did is given."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def warm_up(self, files: Sequence[Path]) -> None:
+        raise NotImplementedError
+
+    async def run(self, recordings: Set) -> Done:
+        raise NotImplementedError
+
+
+def test_what_a_gpu_is_to_reach_is_told_by_speeds_not_by_times(tmp_path: Path) -> None:
+    recordings = Set("long", tmp_path, (Spoken("a.wav", 600.0, "one"), Spoken("b.wav", 600.0, "two")))
+    half, whole = {"a.wav": "one"}, {"a.wav": "one", "b.wav": "two"}
+    results = Results(
+        {
+            "stock batched, 8": [Done(10.0, half)],  # 60 times real time
+            "stock batched, 16": [Done(6.0, half)],  # 100
+            IN_THREADS: [Done(1.0, half)],
+            SYSTEM: [Done(2.0, whole, windows=40)],  # 600
+            ALONE: [Done(0.5, half)],  # 1,200
+        }
+    )
+    arms = [Watched(Named(name), None, None) for name in results.rounds]
+    found = {of.name: of for of in gpu_figures("here", results, arms, recordings, SHAPES["large-v3"], "NVIDIA H200")}
+    over_stock = found["here, system over the best stock batched"]
+    over_alone = found["here, system over engine alone"]
+    over_roofline = found["here, engine alone over the roofline"]
+    assert (over_stock.value, over_stock.reached) == (6.0, True)
+    assert (over_alone.value, over_alone.reached) == (0.5, False)
+    assert over_roofline.value == 1200 / found["here, roofline at these tokens a window"].value
 
 
 def test_processes_are_told_apart_by_what_they_run() -> None:
