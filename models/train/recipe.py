@@ -79,7 +79,7 @@ class EmbeddingRecipe:
     """The speaker embedding's; ``margin`` is that of the additive angular softmax, in radians."""
 
     seed: int = 2
-    steps: int = 3_000
+    steps: int = 2_000
     batch: int = 96
     learning_rate: float = 2.5e-3
     margin: float = 0.25
@@ -99,7 +99,7 @@ class SegmentationRecipe:
     """
 
     seed: int = 3
-    steps: int = 9_000
+    steps: int = 4_000
     batch: int = 16
     learning_rate: float = 1.5e-3
     warm_up: int = 50

@@ -65,9 +65,12 @@ class Noises:
 
     def stretch(self, length: int, numbers: np.random.Generator) -> Samples:
         noise = self._noises[numbers.integers(len(self._noises))]
-        noise = np.tile(noise, -(-length // len(noise)) + 1)
-        start = int(numbers.integers(len(noise) - length))
-        return noise[start : start + length]
+        repeats = -(-length // len(noise)) + 1
+        start = int(numbers.integers(repeats * len(noise) - length))
+        first = start % len(noise)
+        if first + length > len(noise):
+            noise = np.tile(noise, repeats)
+        return noise[first : first + length]
 
 
 def _colored(number: int, numbers: np.random.Generator) -> Samples:

@@ -68,7 +68,7 @@ class LogMel(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        power = torch.view_as_real(spectrum).square().sum(-1)[..., :frames]
+        power = (spectrum.real.square() + spectrum.imag.square())[..., :frames]
         mel = torch.matmul(power.transpose(1, 2), self.filters)
         # brings the features of speech near zero mean and unit variance
         return (torch.log(mel + 1e-5).transpose(1, 2) + 5.0) / 4.0
