@@ -11,17 +11,22 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """``paused``: for as long as the engine does not come up. ``revision`` orders reports that cross on two streams; it also counts changes that are none of the slots'."""
+    """``down``: those of engines that do not come up. ``revision`` orders reports that cross on two streams; it also counts changes that are none of the slots'."""
 
     total: int
     taken: int = 0
     draining: bool = False
-    paused: bool = False
+    down: int = 0
     revision: int = 1
 
     @property
     def free(self) -> int:
-        return 0 if self.draining or self.paused else max(0, self.total - self.taken)
+        return 0 if self.draining else max(0, self.total - self.down - self.taken)
+
+    @property
+    def paused(self) -> bool:
+        """While no engine comes up."""
+        return self.down >= self.total
 
     def reserve(self) -> Slots:
         """Takes a slot. Raises ValueError when none is free."""
@@ -38,16 +43,16 @@ class Slots:
         """From now on nothing is free."""
         return self._changed(draining=True)
 
-    def touch(self, paused: bool) -> Slots:
+    def touch(self, down: int) -> Slots:
         """What the engine says of itself, which is reported with the slots, changed."""
-        return self._changed(paused=paused)
+        return self._changed(down=down)
 
-    def _changed(self, taken: int | None = None, draining: bool | None = None, paused: bool | None = None) -> Slots:
+    def _changed(self, taken: int | None = None, draining: bool | None = None, down: int | None = None) -> Slots:
         return replace(
             self,
             taken=self.taken if taken is None else taken,
             draining=self.draining if draining is None else draining,
-            paused=self.paused if paused is None else paused,
+            down=self.down if down is None else down,
             revision=self.revision + 1,
         )
 

@@ -42,7 +42,7 @@ class WorkerStatus:
         self, offer: Offer, slots: int, engine: EngineState, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.offer = offer
-        self.slots = Slots(slots, paused=bool(engine.trouble))
+        self.slots = Slots(slots, down=_down(engine, slots))
         self.engine = engine
         self.changed = Bell()
         self._clock = clock
@@ -94,7 +94,7 @@ class WorkerStatus:
                 diarization=self.engine.diarization,
                 trouble=self.engine.trouble,
             )
-            self._set(self.slots.touch(paused=bool(self.engine.trouble)))
+            self._set(self.slots.touch(_down(self.engine, self.slots.total)))
 
     def _note_failures(self) -> None:
         """When each model that is failed failed: the engine tries it again for a job that comes later."""
@@ -113,6 +113,10 @@ class WorkerStatus:
         if (known.free, known.total, known.draining) != (slots.free, slots.total, slots.draining):
             log.info("worker_capacity_changed", free=slots.free, total=slots.total, draining=slots.draining)
         self.changed.ring()
+
+
+def _down(engine: EngineState, slots: int) -> int:
+    return slots if engine.trouble else engine.slots_down
 
 
 async def wait_or_interval(bell: Bell, seconds: float) -> None:

@@ -264,7 +264,8 @@ class ModelState:
 class EngineState:
     """``device`` is "cpu" or "cuda"; ``diarization`` the pipeline's name or ""; ``diarization_error`` why there is none.
 
-    ``trouble`` says why the engine does not come up and what to do; "" while it is up, or may still come up.
+    ``trouble`` says why the engine does not come up and what to do; "" while it is up, or may still come up. ``slots_down``:
+    where there are several engines, the slots of those that do not.
     """
 
     ready: bool = False
@@ -276,3 +277,4 @@ class EngineState:
     languages: dict[str, tuple[str, ...]] = field(default_factory=dict)
     diarization_note: str = ""
     trouble: str = ""
+    slots_down: int = 0

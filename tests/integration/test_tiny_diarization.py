@@ -12,6 +12,9 @@ import pytest
 
 from services.worker.engine.torchaudio_stub import import_torchaudio
 
+# pyannote's own, wherever it is imported first
+pytestmark = pytest.mark.filterwarnings("ignore:\\s*torchcodec is not installed correctly:UserWarning")
+
 MODELS = Path(__file__).parents[2] / "models" / "diarization-demo"
 CHUNK = 160_000
 

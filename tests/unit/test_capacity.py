@@ -26,17 +26,22 @@ def test_nothing_is_free_while_draining_and_what_runs_gives_its_slot_back() -> N
 
 
 def test_nothing_is_free_while_the_engine_does_not_come_up_and_all_is_again_once_it_does() -> None:
-    slots = Slots(2).reserve().touch(paused=True)
-    assert (slots.free, slots.taken) == (0, 1)
+    slots = Slots(2).reserve().touch(down=2)
+    assert (slots.free, slots.taken, slots.paused) == (0, 1, True)
     with pytest.raises(ValueError, match="no slot is free"):
         slots.reserve()
-    assert slots.touch(paused=False).free == 1
+    assert slots.touch(down=0).free == 1
+
+
+def test_slots_of_an_engine_that_does_not_come_up_are_not_free_while_others_are() -> None:
+    slots = Slots(5).touch(down=2).reserve()
+    assert (slots.free, slots.paused) == (2, False)
 
 
 def test_the_revision_grows_with_every_change() -> None:
     slots = Slots(1)
     revisions = [slots.revision]
-    for change in (lambda slots: slots.touch(paused=False), Slots.reserve, Slots.release, Slots.drain):
+    for change in (lambda slots: slots.touch(down=0), Slots.reserve, Slots.release, Slots.drain):
         slots = change(slots)
         revisions.append(slots.revision)
     assert revisions == [1, 2, 3, 4, 5]

@@ -15,6 +15,7 @@ from services.worker.capacity import Gpu
 from services.worker.engine.fleet import Fleet, merged
 from services.worker.engine.protocol import EngineSettings
 from services.worker.settings import WorkerSettings
+from services.worker.status import Offer, WorkerStatus
 from services.worker.work import (
     AttemptKey,
     Canceled,
@@ -171,6 +172,18 @@ async def test_every_change_of_a_member_is_one_of_the_fleet(two: Made) -> None:
         await asyncio.sleep(0)
         two.members[1].change(device_name="a GPU")
     assert changed.result().device_name == "a GPU"
+
+
+async def test_slots_of_a_member_in_trouble_are_none_that_the_worker_offers(two: Made) -> None:
+    status = WorkerStatus(Offer("demo", 1), 4, two.fleet.state)
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(status.follow(two.fleet))
+        two.members[1].change(trouble="no memory")
+        await eventually(lambda: status.slots.free == 2)
+        assert not status.slots.paused
+        two.members[1].change(trouble="")
+        await eventually(lambda: status.slots.free == 4)
+        following.cancel()
 
 
 # --- what they are together

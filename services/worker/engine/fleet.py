@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.runtime.bell import Bell
 from services.worker.engine.protocol import Engine
@@ -67,7 +67,8 @@ class Fleet:
 
     @property
     def state(self) -> EngineState:
-        return merged([member.engine.state for member in self._members])
+        down = sum(member.slots for member in self._members if member.engine.state.trouble)
+        return replace(merged([member.engine.state for member in self._members]), slots_down=down)
 
     async def changed(self, seen: EngineState) -> EngineState:
         while self.state == seen:
