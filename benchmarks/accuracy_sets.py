@@ -43,6 +43,9 @@ SILENCE_SECONDS, TONES_SECONDS = 60.0, 8.0
 TONES_LEVEL = 0.05
 """As loud as the examples' speech."""
 BATCH_SIZE = 8
+COMPUTE_TYPE = "float32"
+"""Of all arms. Products of int8 are inexact on CPUs without instructions for them, and then differ with a batch's shape: what
+would be compared is how they are rounded."""
 
 
 async def measure(quick: bool) -> Report:
@@ -51,8 +54,10 @@ async def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory(prefix="bulkscribe-accuracy-", dir=scratch_root()) as scratch:
         sets = await asyncio.to_thread(make_sets, Path(scratch), QUICK_FILES if quick else FILES)
         async with (
-            model_process(model, threads=2) as stock,
-            running(WORKER_MAX_CONCURRENT_JOBS="2", WORKER_DIARIZATION_MODEL="none") as up,
+            model_process(model, threads=2, compute_type=COMPUTE_TYPE) as stock,
+            running(
+                WORKER_MAX_CONCURRENT_JOBS="2", WORKER_DIARIZATION_MODEL="none", WORKER_COMPUTE_TYPE=COMPUTE_TYPE
+            ) as up,
         ):
             arms = (
                 ModelArm(SEQUENTIAL, stock, "sequential", 1),
