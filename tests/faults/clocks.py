@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,10 @@ async def shifted(world: World, library: Library, times: int) -> None:
         await world.moves()
         await asyncio.sleep(world.random.uniform(0, 1.0))
         for name in world.random.sample(NAMES, world.random.randint(1, len(NAMES))):
-            set_clock(folder, name, world.random.randint(-LONGEST_SHIFT_SECONDS, LONGEST_SHIFT_SECONDS))
+            shift = world.random.randint(-LONGEST_SHIFT_SECONDS, LONGEST_SHIFT_SECONDS)
+            if name == WORKER:
+                world.worker_shifts.append((world.clock(), timedelta(seconds=shift)))
+            set_clock(folder, name, shift)
         world.outcome.times += 1
         await world.note_recovery(world.now)
         if world.random.random() < 0.3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,15 @@ from typing import Any
 DURABLE_WITHIN = timedelta(seconds=0.1)
 """A window decoded so shortly before a kill may not have become durable anywhere: to decode it again cannot be helped."""
 
+SHIFT_SEEN_WITHIN = timedelta(seconds=2)
+"""After a process's clock was set it may count on by the old one for so long."""
+
+LONGEST_RUN = timedelta(minutes=10)
+"""Before the first and after the last time that a clock was set."""
+
 Span = tuple[datetime, datetime]
+Shift = tuple[datetime, timedelta]
+"""When a clock was set, and how far from the real time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,22 @@ def batches(log: Path) -> list[Batch]:
         )
         for entry in lines(log, "windows_decoded")
     ]
+
+
+def unshifted(found: Iterable[Batch], shifts: Sequence[Shift]) -> list[Batch]:
+    """In real time, of a process whose clock was set: the shift is the one that was in force at the time that it gives."""
+    if not shifts:
+        return list(found)
+    known = [(shifts[0][0] - LONGEST_RUN, timedelta()), *shifts]
+    ends = [*(since + SHIFT_SEEN_WITHIN for since, _ in shifts), shifts[-1][0] + LONGEST_RUN]
+
+    def real(at: datetime) -> datetime:
+        for (since, shift), end in zip(known, ends, strict=True):
+            if since <= at - shift <= end:
+                return at - shift
+        return at
+
+    return [replace(batch, at=real(batch.at)) for batch in found]
 
 
 def repeats(found: Iterable[Batch], blind: Sequence[Span]) -> Repeats:

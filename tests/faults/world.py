@@ -94,6 +94,8 @@ class World:
         self.jobs: list[Followed] = []
         self.blind: list[Span] = []
         """When what was decoded could not become known to anybody else: decoding that again cannot be helped."""
+        self.worker_shifts: list[decodes.Shift] = []
+        """Of the worker's clock, which the lines of its log are timed by."""
         self.active: dict[str, int] = {}
         """The taken slots of each worker, as last seen."""
         self._uploads: dict[tuple[Visitor, str], str] = {}
@@ -264,7 +266,8 @@ class World:
 
     def read_log(self) -> None:
         """Counts what was decoded twice, and runs beyond the slots of a fake engine."""
-        self.outcome.take(decodes.repeats(decodes.batches(self.log), self.blind))
+        decoded = decodes.unshifted(decodes.batches(self.log), self.worker_shifts)
+        self.outcome.take(decodes.repeats(decoded, self.blind))
         for run in decodes.lines(self.log, "paced_engine_runs"):
             if run["running"] > run["slots"]:
                 self.outcome.oversubscribed += 1

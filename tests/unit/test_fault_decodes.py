@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from tests.faults.decodes import Batch, Repeats, repeats
+from tests.faults.decodes import Batch, Repeats, repeats, unshifted
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -21,6 +21,23 @@ def counted(*found: Batch) -> tuple[int, int, int]:
 
 def test_a_window_is_decoded_again_without_need_where_it_could_be_told() -> None:
     assert counted(batch(0.5, 1, 0), batch(2.0, 2, 0)) == (1, 0, 0)
+
+
+def test_times_of_a_clock_that_was_set_are_brought_back() -> None:
+    def at(seconds: float) -> datetime:
+        return BEGIN + timedelta(seconds=seconds)
+
+    day, hour = timedelta(days=1), timedelta(hours=-1)
+    shown = [
+        (0.5, timedelta()),
+        (1.5, timedelta()),
+        (2.5, day),
+        (4.5, hour),
+    ]  # the second before the clock was read anew
+    found = [Batch(at(seconds) + shift, "job", 1, (0,)) for seconds, shift in shown]
+    real = unshifted(found, [(at(1.0), day), (at(4.0), hour)])
+    assert [batch.at for batch in real] == [at(seconds) for seconds, _ in shown]
+    assert unshifted(found[:1], []) == found[:1]
 
 
 def test_what_was_decoded_just_before_the_end_could_not_be_told() -> None:
