@@ -90,10 +90,10 @@ class Named:
         self.name = name
 
     async def warm_up(self, files: Sequence[Path]) -> None:
-        raise NotImplementedError
+        pass
 
     async def run(self, recordings: Set) -> Done:
-        raise NotImplementedError
+        return Done(0.0, {})
 
 
 def test_what_a_gpu_is_to_reach_is_told_by_speeds_not_by_times(tmp_path: Path) -> None:
