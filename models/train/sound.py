@@ -67,10 +67,7 @@ class Noises:
         noise = self._noises[numbers.integers(len(self._noises))]
         repeats = -(-length // len(noise)) + 1
         start = int(numbers.integers(repeats * len(noise) - length))
-        first = start % len(noise)
-        if first + length > len(noise):
-            noise = np.tile(noise, repeats)
-        return noise[first : first + length]
+        return noise.take(np.arange(start, start + length), mode="wrap")
 
 
 def _colored(number: int, numbers: np.random.Generator) -> Samples:

@@ -17,7 +17,7 @@ SHIFT_SEEN_WITHIN = timedelta(seconds=2)
 """After a process's clock was set it may count on by the old one for so long."""
 
 LONGEST_RUN = timedelta(minutes=10)
-"""Before the first and after the last time that a clock was set."""
+"""Of a scenario: its lines lie no further than this before the first time that a clock was set, or after the last one."""
 
 Span = tuple[datetime, datetime]
 Shift = tuple[datetime, timedelta]

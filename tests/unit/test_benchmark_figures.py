@@ -105,7 +105,7 @@ def test_what_a_gpu_is_to_reach_is_told_by_speeds_not_by_times(tmp_path: Path) -
             "stock batched, 16": [Done(6.0, half)],  # 100
             IN_THREADS: [Done(1.0, half)],
             SYSTEM: [Done(2.0, whole, windows=40)],  # 600
-            ALONE: [Done(0.5, half)],  # 1,200
+            ALONE: [Done(0.5, half, windows=15)],  # 1,200, and 900 of windows
         }
     )
     arms = [Watched(Named(name), None, None) for name in results.rounds]
@@ -115,7 +115,7 @@ def test_what_a_gpu_is_to_reach_is_told_by_speeds_not_by_times(tmp_path: Path) -
     over_roofline = found["here, engine alone over the roofline"]
     assert (over_stock.value, over_stock.reached) == (6.0, True)
     assert (over_alone.value, over_alone.reached) == (0.5, False)
-    assert over_roofline.value == 1200 / found["here, roofline at these tokens a window"].value
+    assert over_roofline.value == 900 / found["here, roofline at these tokens a window"].value
 
 
 def test_processes_are_told_apart_by_what_they_run() -> None:

@@ -28,12 +28,8 @@ def test_times_of_a_clock_that_was_set_are_brought_back() -> None:
         return BEGIN + timedelta(seconds=seconds)
 
     day, hour = timedelta(days=1), timedelta(hours=-1)
-    shown = [
-        (0.5, timedelta()),
-        (1.5, timedelta()),
-        (2.5, day),
-        (4.5, hour),
-    ]  # the second before the clock was read anew
+    # the second line comes after the clock was set, from a process that has not seen it yet
+    shown = [(0.5, timedelta()), (1.5, timedelta()), (2.5, day), (4.5, hour)]
     found = [Batch(at(seconds) + shift, "job", 1, (0,)) for seconds, shift in shown]
     real = unshifted(found, [(at(1.0), day), (at(4.0), hour)])
     assert [batch.at for batch in real] == [at(seconds) for seconds, _ in shown]

@@ -20,7 +20,6 @@ LOOK_SECONDS = 0.1
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-
 _starting = threading.Lock()
 """Held while a process is started: one whose parent ends before it was told all would say so by a traceback."""
 

@@ -295,7 +295,7 @@ class BatchLimit:
 
     def __init__(self, size: int, first: int = 0) -> None:
         self._largest = max(1, size)
-        self._size = min(first, self._largest) or self._largest
+        self._size = min(first or self._largest, self._largest)
         self._good = 0
         self._failures: dict[int, int] = {}
         self._lock = threading.Lock()
