@@ -22,7 +22,7 @@ from benchmarks import (
     resume,
     upload,
 )
-from benchmarks.engine import beside, memory
+from benchmarks.engine import beside, memory, one_slot
 from benchmarks.engine.compare import COMPARISONS, compare
 from benchmarks.gpu import measure as gpu
 from benchmarks.report import NotMeasured, Report, save, show
@@ -55,6 +55,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "diarization-long": Benchmark(diarization.measure_long, usual=False),
     "dropouts": Benchmark(dropouts.measure),
     "beside": Benchmark(beside.measure),
+    "one-slot": Benchmark(one_slot.measure),
     "memory": Benchmark(memory.measure_recordings),
     "memory-windows": Benchmark(functools.partial(memory.measure_windows, (10, 1000)), usual=False),
     "memory-windows-10000": Benchmark(functools.partial(memory.measure_windows, (10, 1000, 10_000)), usual=False),

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.conversations import Conversation, conversation
 from benchmarks.corpus import RATE
 from benchmarks.engine.process_tree import descendants, processes
-from benchmarks.report import Figure, Report
+from benchmarks.report import Figure, Report, of_spread
 from benchmarks.running import scratch_root
 from benchmarks.scoring import speaker_errors
 from benchmarks.spread import ratios, spread
@@ -149,14 +149,7 @@ def _compared(weights: Weights, talk: Conversation, folder: Path, rounds: int) -
     return [
         Figure(f"{weights.name}, {minutes:.0f} min: ours", spread(times["ours"]).median, "s"),
         Figure(f"{weights.name}, {minutes:.0f} min: pyannote", spread(times["stock"]).median, "s"),
-        Figure(
-            f"{weights.name}: speedup",
-            speedup.median,
-            "times",
-            at_least=LEAST_SPEEDUP,
-            least=speedup.least,
-            most=speedup.most,
-        ),
+        of_spread(f"{weights.name}: speedup", speedup, "times", at_least=LEAST_SPEEDUP),
         Figure(f"{weights.name}: difference of what is found", apart, "of the speech", at_most=SAME),
     ]
 

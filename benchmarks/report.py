@@ -13,6 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.spread import Spread
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -53,6 +55,13 @@ class Figure:
         if self.least is None or self.most is None:
             return f"{self.value:,.3f}"
         return f"{self.value:,.3f} ({self.least:,.3f} to {self.most:,.3f})"
+
+
+def of_spread(
+    name: str, of: Spread, unit: str, *, at_most: float | None = None, at_least: float | None = None
+) -> Figure:
+    """Of several measurements."""
+    return Figure(name, of.median, unit, at_most=at_most, at_least=at_least, least=of.least, most=of.most)
 
 
 @dataclass(frozen=True, slots=True)

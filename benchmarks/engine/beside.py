@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.corpus import make_corpus
 from benchmarks.engine.compare import progress
-from benchmarks.report import Figure, Report
+from benchmarks.report import Figure, Report, of_spread
 from benchmarks.running import client, running, send, until
 from benchmarks.spread import percentile, spread
 from scripts.batch.client import Gateway, Refused
@@ -64,7 +64,7 @@ def figures(idle: Sequence[float], beside: Sequence[float], fewest: int, enough:
     alone, together = percentile(idle, SHARE), percentile(beside, SHARE)
     return [
         *(
-            Figure(f"small job {where}, median", of.median, "s", least=of.least, most=of.most)
+            of_spread(f"small job {where}, median", of, "s")
             for where, of in (("alone", spread(idle)), ("beside huge ones", spread(beside)))
         ),
         Figure("small job alone, 95th percentile", alone, "s"),

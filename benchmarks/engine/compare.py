@@ -20,10 +20,10 @@ from pathlib import Path
 from benchmarks.engine.arms import Arm, Done, ModelArm, SystemArm, model_process
 from benchmarks.engine.sets import CLIPS, LONG, MIXED, Kind, Set, first, renew
 from benchmarks.random_model import SHAPES, make_random_model
-from benchmarks.report import Figure, NotMeasured, Report
+from benchmarks.report import Figure, NotMeasured, Report, of_spread
 from benchmarks.running import running, scratch_root
 from benchmarks.scoring import NONE, ErrorRate, word_errors
-from benchmarks.spread import Spread, ratios, spread
+from benchmarks.spread import ratios, spread
 from scripts.processes import ROOT
 
 BATCH_SIZES = (4, 8, 16)
@@ -144,7 +144,7 @@ def figures(results: Results, recordings: Set, model: Model, most_times_stock: f
 def _figures_of(arm: str, done: Sequence[Done], recordings: Set, understands: bool) -> list[Figure]:
     seconds = spread([one.seconds for one in done])
     made = [
-        _of_spread(f"{arm}", seconds, "s"),
+        of_spread(f"{arm}", seconds, "s"),
         Figure(f"{arm}, speed", recordings.seconds / seconds.median, "x real time"),
         Figure(f"{arm}, words", done[-1].words, ""),
     ]
@@ -152,14 +152,10 @@ def _figures_of(arm: str, done: Sequence[Done], recordings: Set, understands: bo
     made += [Figure(f"{arm}, {what}", count, "") for what, count in counts.items() if count is not None]
     for process in done[-1].cpu:
         used = spread([one.cpu.get(process, 0.0) for one in done])
-        made.append(_of_spread(f"{arm}, CPU time of {process}", used, "s"))
+        made.append(of_spread(f"{arm}, CPU time of {process}", used, "s"))
     if understands:
         made.append(Figure(f"{arm}, word error rate", 100 * errors(recordings, done[-1]).rate, "%"))
     return made
-
-
-def _of_spread(name: str, of: Spread, unit: str, at_most: float | None = None, at_least: float | None = None) -> Figure:
-    return Figure(name, of.median, unit, at_most=at_most, at_least=at_least, least=of.least, most=of.most)
 
 
 def _compared(
@@ -168,7 +164,7 @@ def _compared(
     if one not in results.rounds or other not in results.rounds:
         return []
     ratio = ratios(results.seconds(one), results.seconds(other))
-    return [_of_spread(f"wall time, {one} over {other}", ratio, "ratio", at_most, at_least)]
+    return [of_spread(f"wall time, {one} over {other}", ratio, "ratio", at_most=at_most, at_least=at_least)]
 
 
 def _differences(results: Results) -> list[Figure]:

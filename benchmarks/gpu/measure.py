@@ -36,7 +36,7 @@ from benchmarks.gpu.cublas import environment
 from benchmarks.gpu.device import Busy, device_name, sampled
 from benchmarks.gpu.roofline import WINDOW_SECONDS, card_of, peak_speed
 from benchmarks.random_model import SHAPES, Shape, make_random_model
-from benchmarks.report import Figure, NotMeasured, Report
+from benchmarks.report import Figure, NotMeasured, Report, of_spread
 from benchmarks.running import running, scratch_root
 from benchmarks.spread import Spread, spread
 
@@ -245,7 +245,7 @@ def _figures_of(name: str, arm: Watched, done: Sequence[Done], lengths: Mapping[
     speeds = _speed(done, lengths)
     last = done[-1]
     made = [
-        Figure(f"{name}, speed", speeds.median, "x real time", least=speeds.least, most=speeds.most),
+        of_spread(f"{name}, speed", speeds, "x real time"),
         Figure(f"{name}, seconds for each second of audio", 1 / speeds.median, ""),
         Figure(f"{name}, words", last.words, ""),
     ]

@@ -18,7 +18,7 @@ from services.runtime.server import Registration
 from services.worker import wire
 from services.worker.attempt import Attempt, AttemptState
 from services.worker.attempts import Attempts
-from services.worker.audio import AudioStore
+from services.worker.audio import AudioStore, Committed, Recording
 from services.worker.metrics import Metrics
 from services.worker.status import WorkerStatus, wait_or_interval
 from services.worker.work import AttemptKey
@@ -62,7 +62,9 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
             log.info("remote_watch_ended", **watch)
 
     async def StatAudio(self, request: worker_pb2.StatAudioRequest, context: Context) -> worker_pb2.StatAudioResponse:
-        held = await self._audio.stat(wire.recording(request.audio))
+        recording = wire.recording(request.audio)
+        held = await self._audio.stat(recording)
+        self._foresee(recording, held)
         return worker_pb2.StatAudioResponse(committed_bytes=held.size, complete=held.complete)
 
     async def PutAudio(
@@ -71,13 +73,20 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "header":
             raise ServiceError(Reason.INVALID_REQUEST, "The first message of an upload is its header.")
-        async with self._audio.upload(wire.recording(first.header.audio), first.header.offset) as upload:
+        recording = wire.recording(first.header.audio)
+        async with self._audio.upload(recording, first.header.offset) as upload:
             async for request in requests:
                 if request.WhichOneof("part") != "data":
                     raise ServiceError(Reason.INVALID_REQUEST, "After its header an upload carries data only.")
                 await upload.append(request.data)
         held = upload.committed
+        self._foresee(recording, held)
         return worker_pb2.PutAudioResponse(committed_bytes=held.size, complete=held.complete)
+
+    def _foresee(self, recording: Recording, held: Committed) -> None:
+        """Who sees to it that the whole recording is here will dispatch a job with it."""
+        if held.complete:
+            self._attempts.foresee(self._audio.find(recording))
 
     async def Run(self, requests: AsyncIterator[worker_pb2.RunRequest], context: Context) -> None:
         first = await anext(requests, None)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -190,6 +191,11 @@ class Attempts:
         self._seen[work.key.job_id] = _Seen(work.key.attempt, True, self._clock())
         self._spawn(f"attempt {work.key}", self._carry_out(attempt, work))
         return attempt
+
+    def foresee(self, audio_path: Path) -> None:
+        """Somebody asked for this recording, and will likely dispatch a job with it."""
+        if audio_path.name not in self.recordings_in_use():
+            self._engine.foresee(audio_path)
 
     def acknowledge(self, attempt: Attempt, through: int) -> None:
         attempt.acknowledge(through)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from services.runtime.bell import Bell
 from services.worker.work import (
@@ -69,6 +70,7 @@ class FakeEngine:
     def __init__(self, state: EngineState = STATE) -> None:
         self.works: list[Work] = []
         self.canceled: list[AttemptKey] = []
+        self.foreseen: list[Path] = []
         self.obedient = True
         """Whether a cancel ends the run at once."""
         self.scripts: dict[str, Script] = {}
@@ -111,6 +113,9 @@ class FakeEngine:
     def run(self, work: Work) -> AsyncIterator[Report]:
         self.works.append(work)
         return self._reports(work, self.scripts.setdefault(work.key.job_id, Script()))
+
+    def foresee(self, audio_path: Path) -> None:
+        self.foreseen.append(audio_path)
 
     def cancel(self, key: AttemptKey) -> None:
         self.canceled.append(key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 
@@ -62,6 +63,9 @@ class PacedEngine:
     def run(self, work: Work) -> AsyncIterator[Report]:
         self._running.add(work.key)  # here: a cancel may come before the first step of the reports
         return self._reports(work)
+
+    def foresee(self, audio_path: Path) -> None:
+        pass
 
     def cancel(self, key: AttemptKey) -> None:
         if key in self._running:

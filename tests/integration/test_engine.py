@@ -58,6 +58,7 @@ from tests.engine import (
     work,
 )
 from tests.recordings import RATE, Example, a_speaker_a_channel
+from tests.worker import eventually
 
 # One loop for all, in which the engine that they share lives.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -409,6 +410,27 @@ async def test_two_at_once_say_what_each_says_alone(
     alone = [await run(engine, path, word_timestamps=True) for path in paths]
     together = await asyncio.gather(*(run(engine, path, word_timestamps=True) for path in paths))
     assert [found.windows for found in together] == [found.windows for found in alone]
+
+
+async def test_the_next_recording_is_prepared_before_its_job_comes(
+    long: Long, undisturbed: Run, one_speaker: Example, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    async with started(slots=1, batch_size=2, spool_dir=spool) as engine:
+        engine.foresee(one_speaker.path)  # not ready yet: a hint that is lost
+        await ready(engine)
+        given = work(long.path, word_timestamps=True)
+        reports = []
+        async for report in engine.run(given):
+            reports.append(report)
+            if isinstance(report, Planned):
+                engine.foresee(one_speaker.path)
+        assert Run(reports).windows == undisturbed.windows
+        size = 2 * len(one_speaker.samples())
+        await eventually(lambda: [path.stat().st_size for path in spool.iterdir()] == [size])
+        found = await run(engine, one_speaker.path)
+        assert word_errors(one_speaker.text, found.text) <= MOST_WORD_ERRORS
+        assert list(spool.iterdir()) == []
 
 
 async def test_an_attempt_runs_once_at_a_time(engine: Supervisor, one_speaker: Example) -> None:

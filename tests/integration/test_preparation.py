@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from services.worker.engine import preparation
+from services.worker.engine.foresight import Manner
 from services.worker.engine.preparation import Preparation
 from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkCanceled, WorkError
@@ -244,7 +245,7 @@ def test_what_takes_long_leaves_the_processor_to_the_rest(
         file.truncate(megabytes * 1024 * 1024)
     spool.touch()
     before = priority()
-    found: Any = preparation._prepare(preparation._Task(source, spool, True, 30.0, False))
+    found: Any = preparation._prepare(preparation._Task(source, spool, Manner(True, 30.0, False)))
     assert found == min(19, before + niceness)
     assert priority() == before
 
@@ -275,3 +276,75 @@ def test_a_process_that_ends_while_it_starts_another_says_nothing(tmp_path: Path
     )
     assert ended.stdout.split(), "nothing was started"
     assert ended.stderr == ""
+
+
+# --- what is prepared before its job comes
+
+
+@pytest.fixture
+def known(made: Preparation) -> Preparation:
+    """It knows how recordings are prepared, since there was a job."""
+    with opened(made, recordings.example(speakers=1).path):
+        return made
+
+
+def spools(made: Preparation) -> list[Path]:
+    return list(made._folder.iterdir())
+
+
+def test_a_recording_that_was_foreseen_is_there_when_its_job_comes(known: Preparation, tmp_path: Path) -> None:
+    source = recordings.example(speakers=2).path
+    here = prepare.prepare(source, tmp_path / "here", vad=True, max_seconds=30.0)
+    known.foresee(source)
+    until(lambda: [path.stat().st_size for path in spools(known)] == [2 * here.samples])
+    (early,) = spools(known)
+    with opened(known, source) as there:
+        assert there.spool == early
+        assert (there.windows, there.samples) == (here.windows, here.samples)
+        assert early.read_bytes() == here.spool.read_bytes()
+    assert spools(known) == []
+
+
+def test_a_long_recording_does_not_wait_for_one_that_was_foreseen(
+    known: Preparation, lengthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "SMALL_BYTES", 0)
+    known.foresee(lengthy)
+    until(lambda: spools(known))
+    (early,) = spools(known)
+    with opened(known, recordings.example(speakers=1).path) as recording:
+        assert recording.windows
+        assert spools(known) == [recording.spool]
+        assert not early.exists()
+
+
+def test_a_foreseen_recording_that_is_damaged_or_dies_costs_its_job_nothing_else(
+    known: Preparation, lengthy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").write_text("hello")
+    known.foresee(tmp_path / "notes")
+    with pytest.raises(WorkError, match="No audio can be decoded"), opened(known, tmp_path / "notes"):
+        pass
+    known.foresee(lengthy)
+    until(lambda: any(path.stat().st_size for path in spools(known)))
+    for pid in workers():
+        os.kill(pid, signal.SIGKILL)
+    with opened(known, lengthy) as recording:
+        assert recording.seconds == pytest.approx(1800, abs=0.1)
+
+
+def test_what_was_foreseen_leaves_the_disk_to_a_job(tmp_path: Path) -> None:
+    long, short = (encode(tmp_path / f"{n}.flac", tone(n), "flac") for n in (90, 60))
+    with small_disk(tmp_path / "disk", 4) as disk:
+        made = Preparation(2, disk / "spool")
+        with opened(made, recordings.example(speakers=1).path):
+            pass
+        made.foresee(long)
+        until(lambda: [path.stat().st_size for path in spools(made)] == [2 * 90 * 16_000])
+        with opened(made, short) as recording:
+            assert recording.samples == 60 * 16_000
+            assert spools(made) == [recording.spool]
+        made.foresee(long)
+        fill(disk)
+        until(lambda: not spools(made))
+        made.close()

@@ -38,6 +38,21 @@ async def test_an_upload_is_found_by_its_content_and_need_not_be_repeated(rig: R
     assert await reason_of(rig.put(LARGE, until=0)) is Reason.UPLOAD_OFFSET_MISMATCH
 
 
+async def test_the_engine_hears_of_a_recording_before_its_job_comes(rig: Rig) -> None:
+    await rig.stat()
+    await rig.put(until=1)
+    assert rig.engine.foreseen == []
+    await rig.put(offset=1)
+    assert rig.engine.foreseen == [rig.stored()]
+    await rig.stat()
+    assert len(rig.engine.foreseen) == 2
+    rig.engine.hold("a")
+    async with rig.run(dispatch("a")) as call:
+        await call.accepted()
+        await rig.stat()
+    assert len(rig.engine.foreseen) == 2, "a run reads it"
+
+
 async def test_an_upload_in_two_calls(rig: Rig) -> None:
     cut = 5 * MEGABYTE
     assert await rig.put(LARGE, until=cut) == pb.PutAudioResponse(committed_bytes=cut, complete=False)

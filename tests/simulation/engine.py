@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from random import Random
 
 from services.worker.work import (
@@ -169,6 +170,9 @@ class SimulatedEngine:
         if len(self.running) > self._slots:
             self._fail("slots", f"{len(self.running)} runs in {self._slots} slots: {[*map(str, self.running)]}")
         return self._run(work, self._crashes)
+
+    def foresee(self, audio_path: Path) -> None:
+        pass
 
     def cancel(self, key: AttemptKey) -> None:
         if key in self.running:

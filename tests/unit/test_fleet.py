@@ -36,8 +36,8 @@ DOWN = EngineState(models=(ModelState("demo", "available"),))
 DEADLINE = 10.0
 
 
-def work(job: str, **options: object) -> Work:
-    return Work(AttemptKey(job, 1), Path("sound"), Options(**options))  # type: ignore[arg-type]
+def work(job: str, sound: str = "sound", **options: object) -> Work:
+    return Work(AttemptKey(job, 1), Path(sound), Options(**options))  # type: ignore[arg-type]
 
 
 async def finish(reports: AsyncIterator[Report]) -> list[Report]:
@@ -52,10 +52,10 @@ class Made:
         self.members = [FakeEngine(state) for state in states]
         self.fleet = Fleet([(member, slots) for member in self.members])
 
-    def begin(self, job: str, **options: object) -> AsyncIterator[Report]:
+    def begin(self, job: str, sound: str = "sound", **options: object) -> AsyncIterator[Report]:
         for member in self.members:
             member.hold(job, [Completed(1.0, 1.0)])
-        return self.fleet.run(work(job, **options))
+        return self.fleet.run(work(job, sound, **options))
 
     def end(self, job: str) -> None:
         for member in self.members:
@@ -84,6 +84,26 @@ async def test_a_run_goes_to_the_engine_that_has_the_fewest(two: Made) -> None:
     for job in "bd":
         two.end(job)
         await finish(reports[job])
+
+
+async def test_a_recording_is_foreseen_by_the_engine_that_its_run_goes_to() -> None:
+    made = Made(STATE, STATE, DOWN, slots=1)
+    await made.fleet.start()
+    running = {name: made.begin(name, sound=name) for name in "ab"}
+    ended = "a"
+    for coming in "cdef":
+        made.fleet.foresee(Path(coming))
+        made.fleet.foresee(Path(coming))
+        made.end(ended)
+        await finish(running.pop(ended))
+        running[coming] = made.begin(coming, sound=coming)
+        (ended, *_) = running
+    assert [member.foreseen for member in made.members] == [[Path("c"), Path("e")], [Path("d"), Path("f")], []]
+    assert made.jobs() == [["a", "c", "e"], ["b", "d", "f"], []]
+    for job in running:
+        made.end(job)
+        await finish(running[job])
+    await made.fleet.stop()
 
 
 async def test_no_engine_has_more_runs_than_slots(two: Made) -> None:

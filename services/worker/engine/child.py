@@ -26,6 +26,7 @@ from services.worker.engine.memory import BYTES_PER_NUMBER, BatchLimit, auto_bat
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
+    Foresee,
     FromEngine,
     Ping,
     Pong,
@@ -106,6 +107,8 @@ class EngineChild:
             case CancelWork(run):
                 if run in self._canceled:
                     self._canceled[run].set()
+            case Foresee(audio_path):
+                self._preparation.foresee(audio_path)
             case Ping():
                 self._pipe.send(Pong())
                 self._loader.submit(self._models.unload_unused).add_done_callback(_exit_on_fault)

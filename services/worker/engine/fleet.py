@@ -10,6 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from services.runtime.bell import Bell
 from services.worker.engine.protocol import Engine
@@ -32,11 +33,14 @@ _BEST_FIRST = ("loaded", "loading", "available", "failed")
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """``runs``: how many of its ``slots`` are taken."""
+    """``runs``: how many of its ``slots`` are taken; ``latest``: the number of the run that it was given last. ``foreseen``:
+    the recording that it prepares for a run to come."""
 
     engine: Engine
     slots: int
     runs: int = 0
+    latest: int = 0
+    foreseen: Path | None = None
 
     def suits(self, work: Work) -> bool:
         """Whether nothing is known that makes the work fail there and perhaps not elsewhere."""
@@ -64,6 +68,7 @@ class Fleet:
         self._moved = Bell()  # at every change of an engine's state, and where a run ends or is to end
         self._followers: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._placed = 0
 
     @property
     def state(self) -> EngineState:
@@ -103,6 +108,14 @@ class Fleet:
         run = self._runs[work.key] = _Run(work)
         self._place(run)
         return self._reports(run)
+
+    def foresee(self, audio_path: Path) -> None:
+        """By the engine that likely has a slot first: of those that have the least to do the one whose last run is the oldest."""
+        up = [member for member in self._members if member.engine.state.ready]
+        if up and not any(member.foreseen == audio_path for member in up):
+            member = min(up, key=lambda member: (member.foreseen is not None, member.runs, member.latest))
+            member.foreseen = audio_path
+            member.engine.foresee(audio_path)
 
     def cancel(self, key: AttemptKey) -> None:
         run = self._runs.get(key)
@@ -151,8 +164,14 @@ class Fleet:
         if not free:
             return
         suited = [member for member in free if member.suits(run.work)]
-        run.member = min(suited or free, key=lambda member: member.runs)
+        source = run.work.audio_path
+        run.member = min(suited or free, key=lambda member: (member.runs, member.foreseen != source))
         run.member.runs += 1
+        self._placed += 1
+        run.member.latest = self._placed
+        for member in self._members:
+            if member.foreseen == source:
+                member.foreseen = None
         run.reports = run.member.engine.run(run.work)
 
     async def _follow(self, engine: Engine) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import pickle
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from services.worker.engine.protocol import EngineSettings
@@ -35,6 +36,13 @@ class RunWork:
 @dataclass(frozen=True, slots=True)
 class CancelWork:
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Foresee:
+    """A run of this recording will likely come soon."""
+
+    audio_path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Recycle:
     batch_size: int = 0
 
 
-ToEngine = Configure | RunWork | CancelWork | Ping
+ToEngine = Configure | RunWork | CancelWork | Foresee | Ping
 FromEngine = StateReported | WorkReported | Pong | Recycle
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import structlog
@@ -23,8 +23,9 @@ from pebble import ProcessExpired, ProcessPool
 
 from services.worker.engine import child_processes
 from services.worker.engine.child_processes import LOOK_SECONDS
+from services.worker.engine.foresight import Foresight, Manner
 from services.worker.pipeline import prepare
-from services.worker.pipeline.faults import WorkError
+from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.recording import PreparedRecording
 
 log = structlog.get_logger()
@@ -68,6 +69,7 @@ class Preparation:
         self._free = threading.Semaphore(processes)
         self._pool = child_processes.new_pool(processes, child_processes.begin)
         self._renewing = threading.Lock()
+        self._foresight = Foresight(self._prepared_early)
 
     def start(self) -> None:
         """Has the processes started, before there is anything to prepare."""
@@ -83,6 +85,7 @@ class Preparation:
 
     def close(self) -> None:
         """Ends the processes, whatever they do, and removes the folder."""
+        self._foresight.close()
         child_processes.end(self._pool)
         self.leave()
 
@@ -106,21 +109,58 @@ class Preparation:
         ``check`` is called while it waits and may raise to give up. While the disk is full ``note`` is told so, and it is
         tried again. Raises WorkError AUDIO_INVALID, AUDIO_MISSING, STORAGE_FAILED.
         """
-        spool = self._folder / uuid.uuid4().hex
+        manner = Manner(vad, max_seconds, channels)
+
+        def note_full(text: str) -> None:
+            self._foresight.clear()
+            note(text)
+
+        recording = self._foresight.take(source, manner, check)
+        if recording is None:
+            recording = self._prepared_now(source, manner, check, note_full, self._foresight.give_way)
         try:
-            with self._turn(source, check):
-                recording = self._prepare(_Task(source, spool, vad, max_seconds, channels), check, note)
             yield recording
         finally:
+            recording.close()
+
+    def foresee(self, source: Path) -> None:
+        """A job with this recording will likely come soon: it may find it prepared."""
+        self._foresight.foresee(source)
+
+    def _prepared_early(self, source: Path, manner: Manner, check: Callable[[], None]) -> PreparedRecording:
+        """For no job yet: it takes no turn from one, and waits for no disk."""
+
+        def give_up(_: str) -> None:
+            raise WorkCanceled
+
+        return self._prepared_now(source, manner, check, give_up, check)
+
+    def _prepared_now(
+        self,
+        source: Path,
+        manner: Manner,
+        check: Callable[[], None],
+        note_full: Callable[[str], None],
+        note_waits: Callable[[], None],
+    ) -> PreparedRecording:
+        """``note_waits`` hears of it where no process is free at once, ``note_full`` of a full disk."""
+        spool = self._folder / uuid.uuid4().hex
+        try:
+            with self._turn(source, check, note_waits):
+                return self._prepare(_Task(source, spool, manner), check, note_full)
+        except BaseException:
             spool.unlink(missing_ok=True)
+            raise
 
     @contextmanager
-    def _turn(self, source: Path, check: Callable[[], None]) -> Iterator[None]:
+    def _turn(self, source: Path, check: Callable[[], None], note_waits: Callable[[], None]) -> Iterator[None]:
         """No more at once than there are processes, so that what is canceled is not begun later; large ones are fewer."""
         with ExitStack() as held:
             for turn in (self._free,) if is_small(source) else (self._large, self._free):
-                while not turn.acquire(timeout=LOOK_SECONDS):
-                    check()
+                if not turn.acquire(blocking=False):
+                    note_waits()
+                    while not turn.acquire(timeout=LOOK_SECONDS):
+                        check()
                 held.callback(turn.release)
             yield
 
@@ -132,7 +172,7 @@ class Preparation:
 
         return child_processes.result(pool, _prepare, (asked,), check_pool)
 
-    def _prepare(self, asked: _Task, check: Callable[[], None], note: Callable[[str], None]) -> PreparedRecording:
+    def _prepare(self, asked: _Task, check: Callable[[], None], note_full: Callable[[str], None]) -> PreparedRecording:
         deaths = fulls = 0
         while True:
             pool = self._pool
@@ -153,7 +193,7 @@ class Preparation:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     message = f"The worker's disk cannot be written ({error.strerror}). Check WORKER_DATA_DIR's disk."
                     raise WorkError("STORAGE_FAILED", message) from error
-                note(_WAITS_FOR_ROOM)
+                note_full(_WAITS_FOR_ROOM)
                 _pause(_ROOM_PAUSES[min(fulls, len(_ROOM_PAUSES) - 1)], check)
                 fulls += 1
 
@@ -164,9 +204,7 @@ class _Task:
 
     source: Path
     spool: Path
-    vad: bool
-    max_seconds: float
-    channels: bool
+    manner: Manner
 
 
 class _PoolReplacedError(Exception):
@@ -201,9 +239,7 @@ def _prepare(asked: _Task) -> PreparedRecording:
             prepare.prepare,
             asked.source,
             asked.spool,
-            vad=asked.vad,
-            max_seconds=asked.max_seconds,
-            channels=asked.channels,
+            **asdict(asked.manner),
         ).result()
 
 

@@ -68,5 +68,8 @@ class Engine(Protocol):
         """
         ...
 
+    def foresee(self, audio_path: Path) -> None:
+        """A run of this recording will likely come soon. A hint: it may be prepared meanwhile, or not."""
+
     def cancel(self, key: AttemptKey) -> None:
         """The outcome becomes Canceled one batch later at the latest, or when an engine that is stuck in it ends; an unknown key is ignored."""

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import structlog
 
@@ -23,6 +24,7 @@ from services.worker.engine import catalog
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
+    Foresee,
     FromEngine,
     Ping,
     Pong,
@@ -177,6 +179,10 @@ class Supervisor:
         if not run.sent:
             run.report(_STARTING)
         return self._reports(run)
+
+    def foresee(self, audio_path: Path) -> None:
+        if self._state.ready:
+            self._send(Foresee(audio_path))
 
     def cancel(self, key: AttemptKey) -> None:
         for run in self._runs.values():

@@ -1,0 +1,156 @@
+"""Recordings whose jobs will come soon are prepared before they do: a worker with one slot would else leave its device idle
+until the next recording is prepared.
+
+Invariants: one recording at a time is prepared for no job yet, and at most `MOST_KEPT` wait for theirs; whatever becomes of
+one, its job can prepare it itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from services.worker.engine.child_processes import LOOK_SECONDS
+from services.worker.pipeline.faults import WorkCanceled
+from services.worker.pipeline.recording import PreparedRecording
+
+log = structlog.get_logger()
+
+MOST_KEPT = 2
+"""A controller brings one recording ahead at a time; the one before it may have been overtaken by another job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a recording is prepared (`prepare.prepare`)."""
+
+    vad: bool
+    max_seconds: float
+    channels: bool
+
+
+Prepare = Callable[[Path, Manner, Callable[[], None]], PreparedRecording]
+"""Gets a recording, the manner, and what raises WorkCanceled once it is to be given up."""
+
+
+@dataclass(slots=True, eq=False)
+class _Foreseen:
+    source: Path
+    manner: Manner
+    given_up: threading.Event = field(default_factory=threading.Event)
+    recording: Future[PreparedRecording] = field(default_factory=Future)
+
+    def check(self) -> None:
+        if self.given_up.is_set():
+            raise WorkCanceled
+
+    def give_up(self) -> None:
+        """Waiting, begun or done: nothing is left of it."""
+        self.given_up.set()
+        self.recording.cancel()
+        self.recording.add_done_callback(_remove)
+
+
+class Foresight:
+    """May be used from several threads; ``prepare`` is called in one of its own."""
+
+    def __init__(self, prepare: Prepare) -> None:
+        self._prepare = prepare
+        self._manner: Manner | None = None
+        self._early: list[Path] = []
+        self._kept: dict[Path, _Foreseen] = {}
+        self._changing = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="foresight")
+
+    def foresee(self, source: Path) -> None:
+        """A job with this recording will likely come. It is prepared as the last job's was, since the jobs of a batch have the
+        same options; before there was any, it waits for the first."""
+        with self._changing:
+            if self._manner is None:
+                self._early = [*self._early, source][-MOST_KEPT:]
+            else:
+                self._begin(source, self._manner)
+
+    def take(self, source: Path, manner: Manner, check: Callable[[], None]) -> PreparedRecording | None:
+        """The recording, which is the caller's from now on; None where it was not begun, or came to nothing.
+
+        ``check`` is called while it waits and may raise to give up.
+        """
+        with self._changing:
+            self._manner = manner
+            foreseen = self._kept.pop(source, None)
+            early, self._early = self._early, []
+            for path in early:
+                if path != source:
+                    self._begin(path, manner)
+        if foreseen is None:
+            return None
+        if foreseen.manner != manner or foreseen.recording.cancel():
+            foreseen.give_up()
+            return None
+        return _awaited(foreseen, check)
+
+    def give_way(self) -> None:
+        """Gives up what is not done yet: a job waits for the process."""
+        with self._changing:
+            self._give_up([foreseen for foreseen in self._kept.values() if not foreseen.recording.done()])
+
+    def clear(self) -> None:
+        """Gives up all of it: a job has no room on the disk."""
+        with self._changing:
+            self._give_up(list(self._kept.values()))
+
+    def close(self) -> None:
+        """Returns once nothing is being prepared."""
+        self.clear()
+        self._thread.shutdown()
+
+    def _begin(self, source: Path, manner: Manner) -> None:
+        known = self._kept.get(source)
+        if known is not None and known.manner == manner:
+            return
+        if known is not None:
+            self._give_up([known])
+        foreseen = self._kept[source] = _Foreseen(source, manner)
+        self._thread.submit(self._carry_out, foreseen)
+        self._give_up(list(self._kept.values())[:-MOST_KEPT])
+
+    def _give_up(self, those: Iterable[_Foreseen]) -> None:
+        for foreseen in those:
+            del self._kept[foreseen.source]
+            foreseen.give_up()
+
+    def _carry_out(self, foreseen: _Foreseen) -> None:
+        if not foreseen.recording.set_running_or_notify_cancel():
+            return
+        try:
+            foreseen.recording.set_result(self._prepare(foreseen.source, foreseen.manner, foreseen.check))
+        except Exception as error:  # noqa: BLE001 - its job meets it again, and tells people
+            foreseen.recording.set_exception(error)
+            if not foreseen.given_up.is_set():
+                log.info("recording_not_foreseen", recording=foreseen.source.name, error=str(error))
+            with self._changing:
+                if self._kept.get(foreseen.source) is foreseen:
+                    del self._kept[foreseen.source]
+
+
+def _awaited(foreseen: _Foreseen, check: Callable[[], None]) -> PreparedRecording | None:
+    try:
+        while not foreseen.recording.done():
+            check()
+            futures.wait([foreseen.recording], LOOK_SECONDS)
+    except BaseException:
+        foreseen.give_up()
+        raise
+    return None if foreseen.recording.exception() is not None else foreseen.recording.result()
+
+
+def _remove(recording: Future[PreparedRecording]) -> None:
+    if not recording.cancelled() and recording.exception() is None:
+        recording.result().close()
