@@ -73,10 +73,11 @@ class Losses:
 
 
 @contextmanager
-def engine(losses: Losses) -> Iterator[Callable[[Path], str]]:
-    """Transcribes a recording with the bundled model, while ``losses`` does to it what it does."""
+def engine(decode: Callable[..., list[Try]]) -> Iterator[Callable[[Path], list[WindowFinished]]]:
+    """Transcribes a recording with the bundled model. ``decode`` is called in the place of the engine's own, with its
+    arguments and then with it."""
     real = decoding.decode
-    decoding.decode = lambda requests, encode_rows: losses.decode(requests, encode_rows, real)
+    decoding.decode = lambda requests, encode_rows: decode(requests, encode_rows, real)
     settings = EngineSettings("demo", ROOT / "models", diarization_model="none")
     lanes_count, threads = lanes_on("cpu", 0)
     models = Models(settings, "cpu", threads, lambda: None, lanes=lanes_count)
@@ -88,17 +89,20 @@ def engine(losses: Losses) -> Iterator[Callable[[Path], str]]:
         lanes.start()
         tools = Tools(models, Diarizer(settings, "cpu", lambda: None), preparation, lanes, cast("Any", None), "demo")
         try:
-            yield lambda path: _text(path, tools)
+            yield lambda path: _windows(path, tools)
         finally:
             decoding.decode = real
             lanes.stop()
             preparation.close()
 
 
-def _text(path: Path, tools: Tools) -> str:
+def _windows(path: Path, tools: Tools) -> list[WindowFinished]:
     told: list[Told] = []
     run_job(Work(AttemptKey(path.name, 1), path, Options(language="en")), tools, told.append, threading.Event().is_set)
-    windows = [report for report in told if isinstance(report, WindowFinished)]
+    return [report for report in told if isinstance(report, WindowFinished)]
+
+
+def text_of(windows: Sequence[WindowFinished]) -> str:
     return "".join(segment.text for window in windows for segment in window.segments)
 
 
@@ -106,10 +110,10 @@ async def measure(quick: bool) -> Report:
     losses = Losses(seed=1)
     with tempfile.TemporaryDirectory(prefix="bulkscribe-dropouts-", dir=scratch_root()) as scratch:
         corpus = make_corpus(Path(scratch), QUICK_FILES if quick else FILES, SECONDS, SECONDS)
-        with engine(losses) as transcribe:
-            whole = {spoken.name: transcribe(Path(scratch, spoken.name)) for spoken in corpus}
+        with engine(losses.decode) as transcribe:
+            whole = {spoken.name: text_of(transcribe(Path(scratch, spoken.name))) for spoken in corpus}
             losses.begin()
-            spoiled = {spoken.name: transcribe(Path(scratch, spoken.name)) for spoken in corpus}
+            spoiled = {spoken.name: text_of(transcribe(Path(scratch, spoken.name))) for spoken in corpus}
     return Report("dropouts", tuple(figures(losses, corpus, whole, spoiled)))
 
 

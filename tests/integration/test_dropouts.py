@@ -1,22 +1,47 @@
-"""Text that a model passes over is noticed and comes back: the benchmark's own engine, on a short set."""
+"""Text that a model passes over is noticed and comes back, or is told as missing: the benchmark's own engine, on a short set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.corpus import make_corpus
-from benchmarks.dropouts import LEAST_FOUND_PERCENT, Losses, engine, figures
+from benchmarks.dropouts import LEAST_FOUND_PERCENT, Losses, engine, figures, text_of
+from services.worker.engine.decoding import Request
+from services.worker.pipeline.quality import Try
 
 
 def test_lost_text_is_noticed_and_comes_back(tmp_path: Path) -> None:
     losses = Losses(seed=1)
     corpus = make_corpus(tmp_path, 2, 120.0, 150.0)
-    with engine(losses) as transcribe:
-        whole = {spoken.name: transcribe(tmp_path / spoken.name) for spoken in corpus}
+    with engine(losses.decode) as transcribe:
+        whole = {spoken.name: text_of(transcribe(tmp_path / spoken.name)) for spoken in corpus}
         losses.begin()
-        spoiled = {spoken.name: transcribe(tmp_path / spoken.name) for spoken in corpus}
+        spoiled = {spoken.name: text_of(transcribe(tmp_path / spoken.name)) for spoken in corpus}
     lost, found, needless, before, after = (figure.value for figure in figures(losses, corpus, whole, spoiled))
     assert lost >= 3
     assert found >= LEAST_FOUND_PERCENT
     assert needless == 0
     assert after <= before + 3.0
+
+
+def test_a_window_that_remains_without_words_is_told_as_silent(tmp_path: Path) -> None:
+    (spoken,) = make_corpus(tmp_path, 1, 120.0, 120.0)
+    deaf: set[int] = set()
+    tried: list[tuple[int, bool]] = []
+
+    def decode(requests: Sequence[Request], rows: int, real: Callable[..., list[Try]]) -> list[Try]:
+        tried.extend((one.index, one.part) for one in requests if one.index in deaf)
+        return [
+            replace(found, tokens=(), text="") if one.index in deaf else found
+            for one, found in zip(requests, real(requests, rows), strict=True)
+        ]
+
+    with engine(decode) as transcribe:
+        whole = transcribe(tmp_path / spoken.name)
+        deaf.add(1)
+        found = transcribe(tmp_path / spoken.name)
+    assert [window.silent for window in whole] == [False] * len(whole)
+    assert found == [replace(one, segments=(), silent=True) if one.index == 1 else one for one in whole]
+    assert tried == [(1, False), (1, True), (1, True)], "both of its halves are tried"

@@ -189,6 +189,56 @@ def test_a_job_that_left_is_not_decoded_and_does_not_disturb(made: Callable[...,
     assert decoded == [0]
 
 
+def test_a_cancel_frees_the_device_after_the_batch_that_it_has_in_hand(made: Callable[..., Lanes]) -> None:
+    decoded: list[list[int]] = []
+    begun, canceled = threading.Event(), threading.Event()
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        decoded.append([one.index for one in requests])
+        begun.set()
+        assert canceled.wait(10.0)
+        return [GOOD for _ in requests]
+
+    running = made(play)
+    with running.line(TINY, 60.0) as line:
+        long = [request(index) for index in range(20)]
+        for one in long:
+            line.put(one)
+        running.start()
+        assert begun.wait(10.0)
+        line.close()
+        (other,) = put(running, 1)
+        canceled.set()
+        assert text(other.done) == GOOD.text
+    assert decoded == [[0, 1, 2, 3], [0]]
+    assert [one.done.cancelled() for one in long] == [False] * 4 + [True] * 16
+
+
+def test_the_device_does_not_wait_for_what_is_done_beside_it(
+    made: Callable[..., Lanes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    all_decoded = threading.Event()
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        decoded.extend(one.index for one in requests)
+        if len(decoded) == 12:
+            all_decoded.set()
+        return [GOOD for _ in requests]
+
+    running = made(play)
+    timed = decoding.timed
+
+    def slow(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:
+        assert all_decoded.wait(10.0), "the lane waits for the first batch to be timed"
+        return timed(requests, texts)
+
+    monkeypatch.setattr(decoding, "timed", slow)
+    requests = put(running, 12)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 12
+
+
 def play_out_of_memory(above: int, sizes: list[int], message: str = "CUDA failed with error out of memory") -> Play:
     def play(requests: Sequence[Request]) -> list[Try]:
         sizes.append(len(requests))
