@@ -162,9 +162,9 @@ class Server:
         extractor = self._whisper.feature_extractor
         ready = []
         with tempfile.TemporaryDirectory() as scratch:
-            recording = prepare.prepare(
-                file, Path(scratch, "spool"), vad=True, max_seconds=float(extractor.chunk_length)
-            )
+            spool = Path(scratch, "spool")
+            spool.touch()
+            recording = prepare.prepare(file, spool, vad=True, max_seconds=float(extractor.chunk_length))
             for window in recording.windows:
                 speech = recording.cut_out(window)
                 features = pad_or_trim(extractor(speech)[..., :-1])

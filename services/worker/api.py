@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -86,7 +87,8 @@ class WorkerApi(worker_pb2_grpc.WorkerServiceServicer):
     def _foresee(self, recording: Recording, held: Committed) -> None:
         """Who sees to it that the whole recording is here will dispatch a job with it."""
         if held.complete:
-            self._attempts.foresee(self._audio.find(recording))
+            with contextlib.suppress(ServiceError):  # it is a hint; the dispatch says what is wrong
+                self._attempts.foresee(self._audio.find(recording))
 
     async def Run(self, requests: AsyncIterator[worker_pb2.RunRequest], context: Context) -> None:
         first = await anext(requests, None)

@@ -417,7 +417,6 @@ async def test_the_next_recording_is_prepared_before_its_job_comes(
 ) -> None:
     spool = tmp_path / "spool"
     async with started(slots=1, batch_size=2, spool_dir=spool) as engine:
-        engine.foresee(one_speaker.path)  # not ready yet: a hint that is lost
         await ready(engine)
         given = work(long.path, word_timestamps=True)
         reports = []

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from services.worker.engine import preparation
 from services.worker.engine.foresight import Manner
@@ -35,6 +36,13 @@ def nothing(*_: object) -> None:
 def opened(made: Preparation, source: Path, check: Callable[[], None] = nothing, **given: Any) -> Any:
     options: dict[str, Any] = {"vad": True, "max_seconds": 30.0, "channels": False, "check": check, "note": nothing}
     return made.prepared(source, **(options | given))
+
+
+def prepared_here(source: Path, folder: Path, channels: bool = False) -> PreparedRecording:
+    """In this process."""
+    spool = folder / "here"
+    spool.touch()
+    return prepare.prepare(source, spool, vad=True, max_seconds=30.0, channels=channels)
 
 
 @pytest.fixture
@@ -80,7 +88,7 @@ def lengthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_as_in_this_process_and_nothing_is_left(made: Preparation, tmp_path: Path) -> None:
     example = recordings.example(speakers=2)
-    here = prepare.prepare(example.path, tmp_path / "here", vad=True, max_seconds=30.0)
+    here = prepared_here(example.path, tmp_path)
     with opened(made, example.path) as there:
         assert isinstance(there, PreparedRecording)
         assert (there.windows, there.samples) == (here.windows, here.samples)
@@ -92,7 +100,7 @@ def test_it_is_as_in_this_process_and_nothing_is_left(made: Preparation, tmp_pat
 def test_levels_of_channels_cross_between_the_processes(made: Preparation, tmp_path: Path) -> None:
     sound = np.stack([tone(20), np.zeros(20 * 16_000, np.float32)])
     path = encode(tmp_path / "a.wav", sound, "pcm_s16le", 16_000, 2)
-    here = prepare.prepare(path, tmp_path / "here", vad=True, max_seconds=30.0, channels=True)
+    here = prepared_here(path, tmp_path, channels=True)
     with opened(made, path, channels=True) as there, opened(made, path) as plain:
         assert plain.levels is None
         assert there.levels.shape == (1000, 2)
@@ -294,7 +302,7 @@ def spools(made: Preparation) -> list[Path]:
 
 def test_a_recording_that_was_foreseen_is_there_when_its_job_comes(known: Preparation, tmp_path: Path) -> None:
     source = recordings.example(speakers=2).path
-    here = prepare.prepare(source, tmp_path / "here", vad=True, max_seconds=30.0)
+    here = prepared_here(source, tmp_path)
     known.foresee(source)
     until(lambda: [path.stat().st_size for path in spools(known)] == [2 * here.samples])
     (early,) = spools(known)
@@ -333,7 +341,8 @@ def test_a_foreseen_recording_that_is_damaged_or_dies_costs_its_job_nothing_else
         assert recording.seconds == pytest.approx(1800, abs=0.1)
 
 
-def test_what_was_foreseen_leaves_the_disk_to_a_job(tmp_path: Path) -> None:
+def test_what_was_foreseen_leaves_the_disk_to_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "FORESIGHT_LEAVES_BYTES", 0)
     long, short = (encode(tmp_path / f"{n}.flac", tone(n), "flac") for n in (90, 60))
     with small_disk(tmp_path / "disk", 4) as disk:
         made = Preparation(2, disk / "spool")
@@ -344,7 +353,28 @@ def test_what_was_foreseen_leaves_the_disk_to_a_job(tmp_path: Path) -> None:
         with opened(made, short) as recording:
             assert recording.samples == 60 * 16_000
             assert spools(made) == [recording.spool]
-        made.foresee(long)
-        fill(disk)
-        until(lambda: not spools(made))
         made.close()
+
+
+def test_nothing_is_foreseen_where_the_disk_is_nearly_full(known: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = recordings.example(speakers=2).path
+    known.foresee(source)
+    until(lambda: spools(known))
+    known.keep_room()
+    assert spools(known), "there is room"
+    monkeypatch.setattr(preparation, "FORESIGHT_LEAVES_BYTES", 1 << 60)
+    known.keep_room()
+    until(lambda: not spools(known))
+    with capture_logs() as logs:
+        known.foresee(source)
+        until(lambda: logs)
+    assert [line["error"] for line in logs] == ["waiting for disk space on the worker"]
+    with opened(known, source) as recording:
+        assert recording.windows
+
+
+def test_what_is_canceled_before_it_begins_leaves_nothing(tmp_path: Path) -> None:
+    source, spool = recordings.example(speakers=1).path, tmp_path / "gone"
+    with pytest.raises(WorkError, match="canceled"):
+        preparation._prepare(preparation._Task(source, spool, Manner(True, 30.0, False)))
+    assert not spool.exists()

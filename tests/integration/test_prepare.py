@@ -175,6 +175,7 @@ def test_the_file_is_closed_when_decoding_is_given_up(tmp_path: Path) -> None:
 
 
 def prepared(path: Path, spool: Path, *, vad: bool = True, channels: bool = False) -> PreparedRecording:
+    spool.touch()
     return prepare.prepare(path, spool, vad=vad, max_seconds=30, channels=channels)
 
 

@@ -26,6 +26,7 @@ class Made:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.begun: list[tuple[str, Manner]] = []
+        self.done: list[str] = []
         self.let = threading.Event()
         self.fault: Exception | None = None
         self.foresight = Foresight(self._prepare)
@@ -42,6 +43,7 @@ class Made:
         except Exception:
             spool.unlink()
             raise
+        self.done.append(source.name)
         return PreparedRecording(spool, 0, ())
 
     def spools(self) -> list[str]:
@@ -73,6 +75,7 @@ def until(condition: Callable[[], object]) -> None:
 def test_a_job_gets_what_was_prepared_for_it(made: Made) -> None:
     made.let.set()
     made.foresight.foresee(Path("a"))
+    until(made.spools)
     taken = made.foresight.take(Path("a"), MANNER, nothing)
     assert taken is not None
     assert taken.spool.name == "a"
@@ -155,10 +158,7 @@ def test_what_came_to_nothing_is_left_to_the_job(made: Made, fault: Exception) -
     assert [line["event"] for line in logs] == ["recording_not_foreseen"]
     made.fault = None
     made.foresight.foresee(Path("a"))
-    taken = made.foresight.take(Path("a"), MANNER, nothing)
-    assert taken is None or taken.spool.name == "a"
-    if taken is not None:
-        taken.close()
+    until(lambda: made.done == ["a"])
 
 
 def test_a_job_does_not_wait_behind_others_that_may_come(made: Made) -> None:
@@ -180,14 +180,20 @@ def test_the_oldest_make_room_for_others(made: Made) -> None:
     until(lambda: made.spools() == names[-MOST_KEPT:])
 
 
+def test_what_is_being_prepared_goes_on_where_many_others_come(made: Made) -> None:
+    made.foresight.foresee(Path("begun"))
+    until(made.spools)
+    for number in range(4):
+        made.foresight.foresee(Path(f"{number}"))
+    made.let.set()
+    until(lambda: made.spools() == ["3", "begun"])
+    assert made.done == ["begun", "3"]
+
+
 def test_what_is_not_done_gives_way_to_a_job(made: Made) -> None:
     made.let.set()
     made.foresight.foresee(Path("done"))
-    until(made.spools)
-    done = made.foresight.take(Path("done"), MANNER, nothing)
-    assert done is not None
-    made.foresight.foresee(Path("done"))
-    until(lambda: len(made.begun) == 2)
+    until(lambda: made.done == ["done"])
     made.let.clear()
     made.foresight.foresee(Path("begun"))
     until(lambda: "begun" in made.spools())

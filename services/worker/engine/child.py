@@ -111,7 +111,8 @@ class EngineChild:
                 self._preparation.foresee(audio_path)
             case Ping():
                 self._pipe.send(Pong())
-                self._loader.submit(self._models.unload_unused).add_done_callback(_exit_on_fault)
+                for tidy in (self._models.unload_unused, self._preparation.keep_room):
+                    self._loader.submit(tidy).add_done_callback(_exit_on_fault)
             case Configure():
                 log.error("configured_twice")
 

@@ -34,7 +34,7 @@ _BEST_FIRST = ("loaded", "loading", "available", "failed")
 @dataclass(slots=True, eq=False)
 class _Member:
     """``runs``: how many of its ``slots`` are taken; ``latest``: the number of the run that it was given last. ``foreseen``:
-    the recording that it prepares for a run to come."""
+    what it was last told to foresee."""
 
     engine: Engine
     slots: int
@@ -85,7 +85,7 @@ class Fleet:
             await member.engine.start()
         # Not in a task group: start() and stop() bracket them.
         self._followers = [
-            asyncio.create_task(self._follow(member.engine), name="engine of the fleet")  # noqa: TID251
+            asyncio.create_task(self._follow(member), name="engine of the fleet")  # noqa: TID251
             for member in self._members
         ]
 
@@ -113,7 +113,7 @@ class Fleet:
         """By the engine that likely has a slot first: of those that have the least to do the one whose last run is the oldest."""
         up = [member for member in self._members if member.engine.state.ready]
         if up and not any(member.foreseen == audio_path for member in up):
-            member = min(up, key=lambda member: (member.foreseen is not None, member.runs, member.latest))
+            member = min(up, key=lambda member: (member.runs, member.latest))
             member.foreseen = audio_path
             member.engine.foresee(audio_path)
 
@@ -174,10 +174,12 @@ class Fleet:
                 member.foreseen = None
         run.reports = run.member.engine.run(run.work)
 
-    async def _follow(self, engine: Engine) -> None:
-        state = engine.state
+    async def _follow(self, member: _Member) -> None:
+        state = member.engine.state
         while True:
-            state = await engine.changed(state)
+            state = await member.engine.changed(state)
+            if not state.ready:
+                member.foreseen = None
             self._moved.ring()
 
 

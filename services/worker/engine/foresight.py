@@ -1,14 +1,14 @@
 """Recordings whose jobs will come soon are prepared before they do: a worker with one slot would else leave its device idle
 until the next recording is prepared.
 
-Invariants: one recording at a time is prepared for no job yet, and at most `MOST_KEPT` wait for theirs; whatever becomes of
-one, its job can prepare it itself.
+Invariants: one recording at a time is prepared for no job yet, and at most `MOST_KEPT` are there for theirs; whatever becomes
+of one, its job can prepare it itself.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ class Foresight:
     def __init__(self, prepare: Prepare) -> None:
         self._prepare = prepare
         self._manner: Manner | None = None
-        self._early: list[Path] = []
+        self._unbegun: list[Path] = []
         self._kept: dict[Path, _Foreseen] = {}
         self._changing = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="foresight")
@@ -73,9 +73,10 @@ class Foresight:
         same options; before there was any, it waits for the first."""
         with self._changing:
             if self._manner is None:
-                self._early = [*self._early, source][-MOST_KEPT:]
-            else:
-                self._begin(source, self._manner)
+                self._unbegun = [*self._unbegun, source][-MOST_KEPT:]
+                return
+            given_up = self._begin(source, self._manner)
+        _give_up(given_up)
 
     def take(self, source: Path, manner: Manner, check: Callable[[], None]) -> PreparedRecording | None:
         """The recording, which is the caller's from now on; None where it was not begun, or came to nothing.
@@ -85,10 +86,9 @@ class Foresight:
         with self._changing:
             self._manner = manner
             foreseen = self._kept.pop(source, None)
-            early, self._early = self._early, []
-            for path in early:
-                if path != source:
-                    self._begin(path, manner)
+            unbegun, self._unbegun = self._unbegun, []
+            given_up = [old for path in unbegun if path != source for old in self._begin(path, manner)]
+        _give_up(given_up)
         if foreseen is None:
             return None
         if foreseen.manner != manner or foreseen.recording.cancel():
@@ -99,45 +99,56 @@ class Foresight:
     def give_way(self) -> None:
         """Gives up what is not done yet: a job waits for the process."""
         with self._changing:
-            self._give_up([foreseen for foreseen in self._kept.values() if not foreseen.recording.done()])
+            given_up = self._forget([foreseen for foreseen in self._kept.values() if not foreseen.recording.done()])
+        _give_up(given_up)
 
     def clear(self) -> None:
-        """Gives up all of it: a job has no room on the disk."""
+        """Gives up all of it: the disk is needed."""
         with self._changing:
-            self._give_up(list(self._kept.values()))
+            given_up = self._forget(list(self._kept.values()))
+        _give_up(given_up)
 
     def close(self) -> None:
         """Returns once nothing is being prepared."""
         self.clear()
         self._thread.shutdown()
 
-    def _begin(self, source: Path, manner: Manner) -> None:
+    def _begin(self, source: Path, manner: Manner) -> list[_Foreseen]:
+        """Returns those that are to be given up for it: the oldest, and not what is being prepared."""
         known = self._kept.get(source)
         if known is not None and known.manner == manner:
-            return
-        if known is not None:
-            self._give_up([known])
+            return []
+        given_up = self._forget([known] if known is not None else [])
+        resting = [foreseen for foreseen in self._kept.values() if not foreseen.recording.running()]
         foreseen = self._kept[source] = _Foreseen(source, manner)
         self._thread.submit(self._carry_out, foreseen)
-        self._give_up(list(self._kept.values())[:-MOST_KEPT])
+        return given_up + self._forget(resting[: max(0, len(self._kept) - MOST_KEPT)])
 
-    def _give_up(self, those: Iterable[_Foreseen]) -> None:
+    def _forget(self, those: Sequence[_Foreseen]) -> list[_Foreseen]:
         for foreseen in those:
             del self._kept[foreseen.source]
-            foreseen.give_up()
+        return list(those)
 
     def _carry_out(self, foreseen: _Foreseen) -> None:
         if not foreseen.recording.set_running_or_notify_cancel():
             return
         try:
-            foreseen.recording.set_result(self._prepare(foreseen.source, foreseen.manner, foreseen.check))
+            recording = self._prepare(foreseen.source, foreseen.manner, foreseen.check)
         except Exception as error:  # noqa: BLE001 - its job meets it again, and tells people
-            foreseen.recording.set_exception(error)
             if not foreseen.given_up.is_set():
-                log.info("recording_not_foreseen", recording=foreseen.source.name, error=str(error))
+                log.info("recording_not_foreseen", recording=foreseen.source.name, error=str(error) or repr(error))
             with self._changing:
                 if self._kept.get(foreseen.source) is foreseen:
                     del self._kept[foreseen.source]
+            foreseen.recording.set_exception(error)
+        else:
+            foreseen.recording.set_result(recording)
+
+
+def _give_up(those: Iterable[_Foreseen]) -> None:
+    """Without the lock: files may be removed, and large ones take their time."""
+    for foreseen in those:
+        foreseen.give_up()
 
 
 def _awaited(foreseen: _Foreseen, check: Callable[[], None]) -> PreparedRecording | None:

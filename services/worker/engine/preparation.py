@@ -1,6 +1,6 @@
 """Recordings are prepared in processes of their own, ahead of the device: what a codec does to its process costs one job.
 
-Invariant: no spool is left of a recording that nobody will decode, and no process outlives the engine child.
+Invariants: every spool is a job's, or one of the few that are kept for jobs to come; no process outlives the engine child.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 from pebble import ProcessExpired, ProcessPool
 
+from services.runtime.blobs import RESERVED_BYTES
 from services.worker.engine import child_processes
 from services.worker.engine.child_processes import LOOK_SECONDS
 from services.worker.engine.foresight import Foresight, Manner
@@ -40,6 +41,9 @@ SMALL_BYTES = 8 * 1024 * 1024
 
 NICENESS_OF_LARGE = 10
 """Large recordings are prepared long before their last window is decoded: on a CPU they leave it to the lanes, and to small ones."""
+
+FORESIGHT_LEAVES_BYTES = 4 * RESERVED_BYTES
+"""Left free by what is prepared for no job yet: without the reserve, no job would be accepted."""
 
 _ROOM_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Seconds between two looks whether the disk has room; the last one again and again."""
@@ -128,12 +132,26 @@ class Preparation:
         self._foresight.foresee(source)
 
     def _prepared_early(self, source: Path, manner: Manner, check: Callable[[], None]) -> PreparedRecording:
-        """For no job yet: it takes no turn from one, and waits for no disk."""
+        """For no job yet: it gives way to one that waits for its turn, and takes no room that is needed."""
 
-        def give_up(_: str) -> None:
-            raise WorkCanceled
+        def check_room() -> None:
+            check()
+            if self._lacks_room():
+                raise WorkCanceled(_WAITS_FOR_ROOM)
 
-        return self._prepared_now(source, manner, check, give_up, check)
+        def give_up(reason: str) -> None:
+            raise WorkCanceled(reason)
+
+        check_room()
+        return self._prepared_now(source, manner, check_room, give_up, check_room)
+
+    def keep_room(self) -> None:
+        """To be called now and then: what is there for no job yet goes where the disk is nearly full."""
+        if self._lacks_room():
+            self._foresight.clear()
+
+    def _lacks_room(self) -> bool:
+        return shutil.disk_usage(self._folder).free < FORESIGHT_LEAVES_BYTES
 
     def _prepared_now(
         self,
@@ -143,7 +161,7 @@ class Preparation:
         note_full: Callable[[str], None],
         note_waits: Callable[[], None],
     ) -> PreparedRecording:
-        """``note_waits`` hears of it where no process is free at once, ``note_full`` of a full disk."""
+        """``note_waits`` hears again and again that no process is free, ``note_full`` of a full disk."""
         spool = self._folder / uuid.uuid4().hex
         try:
             with self._turn(source, check, note_waits):
@@ -160,6 +178,7 @@ class Preparation:
                 if not turn.acquire(blocking=False):
                     note_waits()
                     while not turn.acquire(timeout=LOOK_SECONDS):
+                        note_waits()
                         check()
                 held.callback(turn.release)
             yield
@@ -232,15 +251,12 @@ def _warm_up() -> None:
 
 
 def _prepare(asked: _Task) -> PreparedRecording:
-    if not asked.spool.exists():  # it was canceled meanwhile, and nothing may be left of it
-        raise WorkError("ENGINE_FAILED", "The preparation was canceled.")
     with ThreadPoolExecutor(1, initializer=_be_nice if not is_small(asked.source) else None) as thread:
-        return thread.submit(
-            prepare.prepare,
-            asked.source,
-            asked.spool,
-            **asdict(asked.manner),
-        ).result()
+        task = thread.submit(prepare.prepare, asked.source, asked.spool, **asdict(asked.manner))
+        try:
+            return task.result()
+        except FileNotFoundError as gone:
+            raise WorkError("ENGINE_FAILED", "The preparation was canceled.") from gone
 
 
 def _be_nice() -> None:

@@ -37,14 +37,15 @@ def warm_up() -> None:
 
 def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float, channels: bool = False) -> PreparedRecording:
     """Decodes ``source`` into ``spool`` and plans its windows: of speech alone, or of everything where ``vad`` is off.
+    ``spool`` is there, and empty: whoever no longer wants it removes it, and it does not come again.
     ``channels``: measures the levels of the channels, too, where there are two.
 
-    Raises WorkError AUDIO_INVALID, AUDIO_MISSING; OSError where the spool cannot be written.
+    Raises WorkError AUDIO_INVALID, AUDIO_MISSING; OSError where the spool cannot be written, FileNotFoundError where it is gone.
     """
     detector = VoiceDetector() if vad else None
     meter = _ChannelMeter() if channels else None
     samples = 0
-    with spool.open("wb") as file:
+    with spool.open("r+b") as file:
         for chunk in decode(source, meter):
             file.write(chunk.tobytes())
             samples += len(chunk)
