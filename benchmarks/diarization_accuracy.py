@@ -139,14 +139,15 @@ def _without_system(talks: Sequence[HeldConversation], models: Models, folder: P
         stock, engine = {}, {}
         for talk in talks:
             if talk.kind != KNOWN_WORDS:
-                stock[talk.path] = Found(_stock_turns(pipeline, talk.path))
+                stock[talk.path] = Found(stock_turns(pipeline, talk.path))
                 engine[talk.path] = Found(_engine_turns(diarizer, talk.path, folder / "spool"))
     finally:
         diarizer.close()
     return {STOCK: stock, ENGINE: engine}
 
 
-def _stock_turns(pipeline: Any, path: Path) -> Turns:
+def stock_turns(pipeline: Any, path: Path) -> Turns:
+    """What pyannote itself says of a recording."""
     import torch
 
     from models.train.diarization.evaluate import found_turns

@@ -119,18 +119,19 @@ class SegmentationRecipe:
 @dataclass(frozen=True, slots=True)
 class PipelineRecipe:
     """What is estimated after training, and what is tried: for deciding in a chunk (how alike frames of one speaker are,
-    what speaks for two at once besides the networks), and for clustering the chunks' speakers."""
+    what speaks for two at once besides the networks), and for clustering the chunks' speakers. ``seconds``: of conversations, in
+    turn; in short ones there is little by which to tell voices apart."""
 
     seed: int = 4
     repeats: int = 6
     dimensions: int = 64
-    conversations: int = 12
-    seconds: float = 90.0
+    conversations: int = 18
+    seconds: tuple[float, ...] = (45.0, 90.0)
     frame_thresholds: tuple[float, ...] = (0.5, 0.6, 0.7)
-    pair_biases: tuple[float, ...] = (-1.5, -0.5, 0.5)
-    thresholds: tuple[float, ...] = (0.45, 0.55, 0.7)
-    acoustic_scales: tuple[float, ...] = (0.07, 0.1, 0.2)
-    regularizations: tuple[float, ...] = (1.0, 2.0)
+    pair_biases: tuple[float, ...] = (-0.5, 0.5, 1.5)
+    thresholds: tuple[float, ...] = (0.35, 0.45, 0.55)
+    acoustic_scales: tuple[float, ...] = (0.04, 0.07, 0.1)
+    regularizations: tuple[float, ...] = (0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ QUICK = Recipe(
         repeats=2,
         dimensions=16,
         conversations=2,
-        seconds=20.0,
+        seconds=(20.0,),
         frame_thresholds=(0.5,),
         pair_biases=(-1.0, 0.0),
         thresholds=(0.8,),

@@ -138,8 +138,9 @@ def _talks(utterances: Utterances, cast: Cast, recipe: PipelineRecipe) -> Iterat
         numbers = seeded(recipe.seed, number)
         count = _SPEAKERS[number % len(_SPEAKERS)]
         who = cast.draw(count, numbers)
+        seconds = recipe.seconds[number // (len(_SPEAKERS) * len(_TRIED)) % len(recipe.seconds)]
         talk = converse(
-            int(recipe.seconds * RATE),
+            int(seconds * RATE),
             count,
             lambda speaker, who=who, numbers=numbers: utterances.draw(who[speaker], numbers),  # type: ignore[misc]
             _TRIED[number // len(_SPEAKERS) % len(_TRIED)],
