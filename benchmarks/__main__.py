@@ -51,7 +51,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         for comparison in COMPARISONS
     },
     "diarization-accuracy": Benchmark(diarization_accuracy.measure, usual=False),
-    "diarization-speed": Benchmark(diarization.measure_speed, usual=False),
+    **{
+        name: Benchmark(functools.partial(diarization.measure_speed, name), usual=False) for name in diarization.WEIGHTS
+    },
     "diarization-long": Benchmark(diarization.measure_long, usual=False),
     "dropouts": Benchmark(dropouts.measure),
     "beside": Benchmark(beside.measure),
