@@ -1,5 +1,5 @@
-"""What a worker with one slot, as it is unless told otherwise, does of what one with two does in the same time: recordings of
-ten minutes, whose preparation is no small part of the work."""
+"""Whether a worker with one slot, which is the default, is as fast as one with two: over recordings of ten minutes, whose
+preparation is no small part of the work."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class WorkerSettings(ProcessSettings):
     )
     worker_data_dir: Path = Field(
         default=Path("data/worker"),
-        description="Folder of uploaded recordings, of their sound while they are decoded (115 MB an hour), and of the journal; this worker's own.",
+        description="Folder of uploaded recordings, of their sound before and while they are decoded (115 MB an hour), and of the journal; this worker's own.",
     )
     worker_audio_quota_mb: int = Field(
         default=50_000,

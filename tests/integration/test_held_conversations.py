@@ -76,4 +76,5 @@ def test_the_bundled_models_know_who_speaks(tmp_path: Path, monkeypatch: pytest.
         if talk.kind in errors:
             errors[talk.kind] += speaker_errors(talk.turns, stock_turns(pipeline, talk.path))
     for kind, most in MOST_ERROR.items():
+        assert errors[kind].total, kind
         assert errors[kind].rate <= most, kind

@@ -106,6 +106,28 @@ async def test_a_recording_is_foreseen_by_the_engine_that_its_run_goes_to() -> N
     await made.fleet.stop()
 
 
+async def test_a_run_goes_to_the_engine_that_foresaw_its_recording_where_both_are_idle(two: Made) -> None:
+    first = two.begin("a")
+    two.fleet.foresee(Path("b"))
+    two.end("a")
+    await finish(first)
+    second = two.begin("b", sound="b")
+    assert two.jobs() == [["a"], ["b"]]
+    two.end("b")
+    await finish(second)
+
+
+async def test_an_engine_that_starts_anew_has_foreseen_nothing(two: Made) -> None:
+    for _ in range(2):
+        two.fleet.foresee(Path("a"))
+    assert [member.foreseen for member in two.members] == [[Path("a")], []]
+    for ready in (False, True):
+        two.members[0].change(ready=ready)
+        await asyncio.sleep(0)
+    two.fleet.foresee(Path("a"))
+    assert [member.foreseen for member in two.members] == [[Path("a")] * 2, []]
+
+
 async def test_no_engine_has_more_runs_than_slots(two: Made) -> None:
     async with asyncio.TaskGroup() as group:
         runs = {job: group.create_task(finish(two.begin(job))) for job in "abcde"}

@@ -29,15 +29,19 @@ class Made:
         self.done: list[str] = []
         self.let = threading.Event()
         self.fault: Exception | None = None
+        self.taken = False
         self.foresight = Foresight(self._prepare)
 
-    def _prepare(self, source: Path, manner: Manner, check: Callable[[], None]) -> PreparedRecording:
+    def _prepare(
+        self, source: Path, manner: Manner, check: Callable[[], None], is_taken: Callable[[], bool]
+    ) -> PreparedRecording:
         self.begun.append((source.name, manner))
         spool = self.folder / source.name
         spool.touch()
         try:
             while not self.let.wait(0.01):
                 check()
+                self.taken = is_taken()
             if self.fault is not None:
                 raise self.fault
         except Exception:
@@ -88,12 +92,10 @@ def test_a_job_gets_what_was_prepared_for_it(made: Made) -> None:
 def test_a_job_waits_for_what_is_being_prepared(made: Made) -> None:
     made.foresight.foresee(Path("a"))
     until(made.spools)
-    looks = 0
+    assert not made.taken
 
     def check() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 2:
+        if made.taken:
             made.let.set()
 
     taken = made.foresight.take(Path("a"), MANNER, check)
@@ -186,8 +188,8 @@ def test_what_is_being_prepared_goes_on_where_many_others_come(made: Made) -> No
     for number in range(4):
         made.foresight.foresee(Path(f"{number}"))
     made.let.set()
+    until(lambda: made.done == ["begun", "3"])
     until(lambda: made.spools() == ["3", "begun"])
-    assert made.done == ["begun", "3"]
 
 
 def test_what_is_not_done_gives_way_to_a_job(made: Made) -> None:

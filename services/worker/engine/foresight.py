@@ -1,5 +1,5 @@
-"""Recordings whose jobs will come soon are prepared before they do: a worker with one slot would else leave its device idle
-until the next recording is prepared.
+"""Recordings whose jobs will come soon are prepared before they do: a worker with one slot would otherwise leave its device
+idle until the next recording is prepared.
 
 Invariants: one recording at a time is prepared for no job yet, and at most `MOST_KEPT` are there for theirs; whatever becomes
 of one, its job can prepare it itself.
@@ -35,8 +35,8 @@ class Manner:
     channels: bool
 
 
-Prepare = Callable[[Path, Manner, Callable[[], None]], PreparedRecording]
-"""Gets a recording, the manner, and what raises WorkCanceled once it is to be given up."""
+Prepare = Callable[[Path, Manner, Callable[[], None], Callable[[], bool]], PreparedRecording]
+"""Gets a recording, the manner, what raises WorkCanceled once it is to be given up, and what tells whether its job has come."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +44,7 @@ class _Foreseen:
     source: Path
     manner: Manner
     given_up: threading.Event = field(default_factory=threading.Event)
+    taken: threading.Event = field(default_factory=threading.Event)
     recording: Future[PreparedRecording] = field(default_factory=Future)
 
     def check(self) -> None:
@@ -94,6 +95,7 @@ class Foresight:
         if foreseen.manner != manner or foreseen.recording.cancel():
             foreseen.give_up()
             return None
+        foreseen.taken.set()
         return _awaited(foreseen, check)
 
     def give_way(self) -> None:
@@ -114,7 +116,7 @@ class Foresight:
         self._thread.shutdown()
 
     def _begin(self, source: Path, manner: Manner) -> list[_Foreseen]:
-        """Returns those that are to be given up for it: the oldest, and not what is being prepared."""
+        """Returns those that are to be given up for it: the same of another manner, or the oldest that is not being prepared."""
         known = self._kept.get(source)
         if known is not None and known.manner == manner:
             return []
@@ -133,7 +135,7 @@ class Foresight:
         if not foreseen.recording.set_running_or_notify_cancel():
             return
         try:
-            recording = self._prepare(foreseen.source, foreseen.manner, foreseen.check)
+            recording = self._prepare(foreseen.source, foreseen.manner, foreseen.check, foreseen.taken.is_set)
         except Exception as error:  # noqa: BLE001 - its job meets it again, and tells people
             if not foreseen.given_up.is_set():
                 log.info("recording_not_foreseen", recording=foreseen.source.name, error=str(error) or repr(error))

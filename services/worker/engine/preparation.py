@@ -61,8 +61,8 @@ def is_small(source: Path) -> bool:
 
 
 class Preparation:
-    """At least two ``processes``. ``folder`` is for the recordings' sound while they are decoded, 115 MB an hour; what is
-    in it is removed."""
+    """At least two ``processes``. ``folder`` is for the recordings' sound while they are decoded, and before that of those that
+    are foreseen, 115 MB an hour; what is in it is removed."""
 
     def __init__(self, processes: int, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,12 +131,14 @@ class Preparation:
         """A job with this recording will likely come soon: it may find it prepared."""
         self._foresight.foresee(source)
 
-    def _prepared_early(self, source: Path, manner: Manner, check: Callable[[], None]) -> PreparedRecording:
+    def _prepared_early(
+        self, source: Path, manner: Manner, check: Callable[[], None], is_taken: Callable[[], bool]
+    ) -> PreparedRecording:
         """For no job yet: it gives way to one that waits for its turn, and takes no room that is needed."""
 
         def check_room() -> None:
             check()
-            if self._lacks_room():
+            if not is_taken() and self._lacks_room():
                 raise WorkCanceled(_WAITS_FOR_ROOM)
 
         def give_up(reason: str) -> None:
@@ -151,7 +153,10 @@ class Preparation:
             self._foresight.clear()
 
     def _lacks_room(self) -> bool:
-        return shutil.disk_usage(self._folder).free < FORESIGHT_LEAVES_BYTES
+        try:
+            return shutil.disk_usage(self._folder).free < FORESIGHT_LEAVES_BYTES
+        except OSError:  # a disk that fails: its jobs will say so
+            return True
 
     def _prepared_now(
         self,
@@ -255,8 +260,10 @@ def _prepare(asked: _Task) -> PreparedRecording:
         task = thread.submit(prepare.prepare, asked.source, asked.spool, **asdict(asked.manner))
         try:
             return task.result()
-        except FileNotFoundError as gone:
-            raise WorkError("ENGINE_FAILED", "The preparation was canceled.") from gone
+        except FileNotFoundError as error:
+            if asked.spool.exists():
+                raise
+            raise WorkError("ENGINE_FAILED", "The preparation was canceled.") from error
 
 
 def _be_nice() -> None:

@@ -37,7 +37,8 @@ def warm_up() -> None:
 
 def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float, channels: bool = False) -> PreparedRecording:
     """Decodes ``source`` into ``spool`` and plans its windows: of speech alone, or of everything where ``vad`` is off.
-    ``spool`` is there, and empty: whoever no longer wants it removes it, and it does not come again.
+    ``spool`` is there: whoever no longer wants it removes it, and it does not come again. What an earlier try left in it does not
+    count.
     ``channels``: measures the levels of the channels, too, where there are two.
 
     Raises WorkError AUDIO_INVALID, AUDIO_MISSING; OSError where the spool cannot be written, FileNotFoundError where it is gone.
@@ -46,6 +47,7 @@ def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float, channel
     meter = _ChannelMeter() if channels else None
     samples = 0
     with spool.open("r+b") as file:
+        file.truncate()
         for chunk in decode(source, meter):
             file.write(chunk.tobytes())
             samples += len(chunk)
