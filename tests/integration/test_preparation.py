@@ -23,10 +23,9 @@ from services.worker.pipeline import prepare
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.recording import PreparedRecording
 from tests import recordings
+from tests.conditions import DEADLINE, until
 from tests.disks import fill, make_room, small_disk
 from tests.recordings import encode, tone
-
-DEADLINE = 30.0
 
 
 def nothing(*_: object) -> None:
@@ -71,13 +70,6 @@ def cmdline(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from structlog.testing import capture_logs
 from services.worker.engine.foresight import MOST_KEPT, Foresight, Manner
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.recording import PreparedRecording
+from tests.conditions import until
 
-DEADLINE = 10.0
 MANNER = Manner(True, 30.0, False)
 OTHER = Manner(True, 30.0, True)
 FIRST = Path("first")
@@ -67,13 +66,6 @@ def made(tmp_path: Path) -> Iterator[Made]:
 
 def nothing() -> None:
     pass
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.005)
 
 
 def test_a_job_gets_what_was_prepared_for_it(made: Made) -> None:
