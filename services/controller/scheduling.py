@@ -28,14 +28,15 @@ class Demand:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a worker could take now. ``models`` are those it may load, ``failed`` those it could not; ``default`` is for
-    jobs that name none. ``idle``: nothing runs there. Of a worker that was never heard nothing is ``known``."""
+    jobs that name none. ``diarization`` is None as long as it does not tell. ``idle``: nothing runs there. Of a worker that
+    was never heard nothing is ``known``."""
 
     worker: str
     mode: ExecutionMode
     credits: int
     models: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
-    diarization: bool = False
+    diarization: bool | None = False
     default: str = ""
     known: bool = True
     idle: bool = True
@@ -45,8 +46,12 @@ class Offer:
         return (
             self.mode is demand.mode
             and (not model or model in self.models - self.failed)
-            and (self.diarization or not demand.diarization)
+            and (bool(self.diarization) or not demand.diarization)
         )
+
+    def tells(self, demand: Demand) -> bool:
+        """Whether it is known if it serves that."""
+        return self.known and (self.diarization is not None or not demand.diarization)
 
 
 def demand_of(job: Job, alone: bool = False) -> Demand:
@@ -101,7 +106,7 @@ class ReadyQueue:
 
         The worker with the most credits gets it. A demand that no worker could ever serve as things stand goes to
         any of its mode, so that the worker's refusal tells the user why, rather than a day's silence; not while there
-        is a worker of which nothing is known.
+        is a worker of which that is not known.
         """
         offers = list(offers)
         best: tuple[int, Demand, str] | None = None
@@ -166,7 +171,7 @@ class Waits:
 def _choose(demand: Demand, offers: list[Offer]) -> str | None:
     same_mode = [offer for offer in offers if offer.mode is demand.mode]
     serving = [offer for offer in same_mode if offer.serves(demand)]
-    if not serving and all(offer.known for offer in same_mode):
+    if not serving and all(offer.tells(demand) for offer in same_mode):
         serving = same_mode
     able = [offer for offer in serving if offer.credits > 0 and (offer.idle or not demand.alone)]
     best = max(able, key=lambda offer: offer.credits, default=None)

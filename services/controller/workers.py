@@ -174,7 +174,7 @@ class WorkerLink:
             max(0, capacity.free - self._reserved) if self.connected and not capacity.draining and self._open() else 0,
             frozenset(model.name for model in capacity.models),
             frozenset(model.name for model in capacity.models if model.state == "failed"),
-            bool(capacity.diarization),
+            bool(capacity.diarization) if capacity.diarization or capacity.diarization_error else None,
             capacity.default_model,
             idle=capacity.free == capacity.total and self._reserved == 0,
         )

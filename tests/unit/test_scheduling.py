@@ -245,6 +245,16 @@ def test_nothing_goes_where_it_cannot_run_while_a_worker_is_not_known_yet() -> N
     assert waiting.take([offer("a")]) == (JobId("t"), "a")  # which refuses it, and says why
 
 
+def test_a_worker_that_does_not_tell_yet_whether_it_knows_speakers_is_waited_for() -> None:
+    """As one that was just started again. Whoever has no diarization would refuse the job for good."""
+    starting = offer("b", diarization=None)
+    waiting = queue("s", demand=SPEAKERS)
+    assert waiting.take([offer("a"), starting]) is None
+    assert waiting.take([offer("a"), offer("b", diarization=True)]) == (JobId("s"), "b")
+    assert queue("j").take([starting]) == (JobId("j"), "b")
+    assert queue("s", demand=SPEAKERS).take([offer("a"), offer("b")]) is not None
+
+
 def test_a_worker_that_is_away_is_waited_for_by_the_jobs_that_only_it_can_run() -> None:
     away = offer("b", credits=0, models=frozenset({"turbo"}))
     waiting = queue("t", demand=TURBO)
