@@ -77,7 +77,7 @@ def engine(decode: Callable[..., list[Try]]) -> Iterator[Callable[[Path], list[W
     """Transcribes a recording with the bundled model. ``decode`` is called in the place of the engine's own, with its
     arguments and then with it."""
     real = decoding.decode
-    decoding.decode = lambda requests, encode_rows: decode(requests, encode_rows, real)
+    decoding.decode = lambda requests, encoder: decode(requests, encoder, real)
     settings = EngineSettings("demo", ROOT / "models", diarization_model="none")
     lanes_count, threads = lanes_on("cpu", 0)
     models = Models(settings, "cpu", threads, lambda: None, lanes=lanes_count)

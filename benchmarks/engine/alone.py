@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.worker.engine import heap
 from services.worker.engine.decoding import Request, Voice
+from services.worker.engine.features import TorchFeatures
 from services.worker.engine.lanes import Lanes, lanes_on
 from services.worker.engine.memory import BatchLimit, auto_batch_size
 from services.worker.engine.models import LoadedModel, Models
@@ -43,6 +45,18 @@ class _NoMemory:
         raise RuntimeError(reason)
 
 
+class _OnDevice(TorchFeatures):
+    """Of windows whose features are there already."""
+
+    def __init__(self) -> None:
+        """Nothing is to be computed."""
+
+    def stacked(self, windows: Sequence[Any]) -> Any:
+        import torch
+
+        return torch.stack(list(windows))
+
+
 class Alone:
     """The engine's lanes and queue with a model, and nothing around them."""
 
@@ -57,6 +71,8 @@ class Alone:
         with self._models.use(self._name) as model:
             voice = Voice(model, "en", Options())
             requests = [self._request(voice, window) for window in windows]
+            if voice.model.device != "cpu":
+                voice.features = _OnDevice()
             began = time.monotonic()
             with self._lanes.line(model, sum(request.seconds for request in requests)) as line:
                 line.expect(len(requests))
@@ -74,7 +90,9 @@ class Alone:
         self._lanes.stop()
 
     def _request(self, voice: Voice, window: Ready) -> Request:
-        features = window.features if voice.model.device == "cpu" else voice.features.of(window.samples)
+        features: Any = window.features
+        if voice.model.device != "cpu":
+            features = voice.features.stacked([window.samples])[0]
         seconds = len(window.samples) / SAMPLE_RATE
         return Request(AttemptKey(window.recording, 1), window.index, voice, features, seconds)
 

@@ -65,7 +65,7 @@ class Options:
     longest_seconds: float = 7200.0
     batch_sizes: tuple[int, ...] = (8, 16, 32, 64)
     slots: int = 16
-    rounds: int = 3
+    rounds: int = 5
     stock_seconds: float = 4800.0
     sequential_seconds: float = 1200.0
     device: str = "cuda"
@@ -163,7 +163,7 @@ async def _arms(model: Path, given: Mapping[str, str], options: Options) -> Asyn
             up = await stack.enter_async_context(running(**_worker_settings(model, given, options)))
             arms.append(Watched(SystemArm(SYSTEM, up, model.name, 2 * options.slots), None, None))
         if one is not None and "alone" in options.arms:
-            arms.append(Watched(ModelArm(ALONE, one, "alone", 0), options.stock_seconds, None))
+            arms.append(Watched(ModelArm(ALONE, one, "alone", 0), None, None))
         yield arms
 
 

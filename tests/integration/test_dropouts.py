@@ -9,7 +9,10 @@ from pathlib import Path
 from benchmarks.corpus import make_corpus
 from benchmarks.dropouts import LEAST_FOUND_PERCENT, Losses, engine, figures, text_of
 from services.worker.engine.decoding import Request
+from services.worker.engine.memory import BatchLimit
 from services.worker.pipeline.quality import Try
+from tests import recordings
+from tests.recordings import RATE
 
 
 def test_lost_text_is_noticed_and_comes_back(tmp_path: Path) -> None:
@@ -26,16 +29,39 @@ def test_lost_text_is_noticed_and_comes_back(tmp_path: Path) -> None:
     assert after <= before + 3.0
 
 
+def test_a_window_that_is_too_short_to_be_cut_is_searched_in_another_way(tmp_path: Path) -> None:
+    (spoken,) = make_corpus(tmp_path, 1, 10.0, 10.0)
+    searches: list[int] = []
+
+    def decode(requests: Sequence[Request], encoder: BatchLimit, real: Callable[..., list[Try]]) -> list[Try]:
+        searches.extend(one.search for one in requests)
+        return [
+            replace(found, tokens=(), text="") if one.search == 0 and one.seconds < 1.0 else found
+            for one, found in zip(requests, real(requests, encoder), strict=True)
+        ]
+
+    with engine(decode) as transcribe:
+        (whole,) = transcribe(tmp_path / spoken.name)
+        begin = int(max(0.0, whole.segments[0].start - 0.1) * RATE)
+        samples = recordings.decoded(tmp_path / spoken.name)[begin : begin + int(0.8 * RATE)]
+        recordings.write_wav(tmp_path / "word.wav", samples)
+        searches.clear()
+        (word,) = transcribe(tmp_path / "word.wav")
+    assert searches == [0, 1]
+    assert word.segments
+    assert not word.silent
+
+
 def test_a_window_that_remains_without_words_is_told_as_silent(tmp_path: Path) -> None:
     (spoken,) = make_corpus(tmp_path, 1, 120.0, 120.0)
     deaf: set[int] = set()
     tried: list[tuple[int, bool]] = []
 
-    def decode(requests: Sequence[Request], rows: int, real: Callable[..., list[Try]]) -> list[Try]:
+    def decode(requests: Sequence[Request], encoder: BatchLimit, real: Callable[..., list[Try]]) -> list[Try]:
         tried.extend((one.index, one.part) for one in requests if one.index in deaf)
         return [
             replace(found, tokens=(), text="") if one.index in deaf else found
-            for one, found in zip(requests, real(requests, rows), strict=True)
+            for one, found in zip(requests, real(requests, encoder), strict=True)
         ]
 
     with engine(decode) as transcribe:

@@ -9,24 +9,34 @@ import pytest
 from faster_whisper.feature_extractor import FeatureExtractor
 
 from services.worker.engine.features import NumpyFeatures, TorchFeatures
+from services.worker.pipeline.recording import Samples
+
+
+def speech(count: int, loudness: float) -> Samples:
+    samples = np.random.default_rng(count).normal(0.0, loudness, count).astype(np.float32)
+    samples[: count // 3] = 0.0
+    return samples
 
 
 @pytest.mark.parametrize("bands", [80, 128])
-@pytest.mark.parametrize("count", [401, 8000, 116_800, 480_000])
-def test_torch_and_numpy_agree(bands: int, count: int) -> None:
+def test_of_a_batch_each_window_has_the_features_that_it_has_alone(bands: int) -> None:
+    """Whatever is beside it: longer ones, and ones so loud that next to them it would be silence."""
     whisper = SimpleNamespace(feature_extractor=FeatureExtractor(feature_size=bands))
-    samples = np.random.default_rng(1).normal(0.0, 0.1, count).astype(np.float32)
-    samples[: len(samples) // 3] = 0.0
-    expected = NumpyFeatures(whisper).of(samples)
-    found = TorchFeatures(whisper, "cpu").of(samples)
-    assert found.shape == expected.shape == (bands, 3000)
+    windows = [speech(116_800, 0.1), speech(480_000, 0.9), speech(8077, 1e-4), speech(401, 0.1), speech(159_999, 0.01)]
+    one, many = NumpyFeatures(whisper), TorchFeatures(whisper, "cpu")
+    expected = one.stacked([one.of(samples) for samples in windows])
+    found = many.stacked([many.of(samples) for samples in windows])
+    assert found.shape == expected.shape == (5, bands, 3000)
     assert np.abs(found.numpy() - expected).max() < 1e-4
-    assert TorchFeatures.stacked([found, found]).shape == NumpyFeatures.stacked([expected, expected]).shape
+    assert all(many.stacked(windows[: count + 1]).is_contiguous() for count in range(len(windows)))
 
 
 @pytest.mark.parametrize("count", [1, 40, 200, 400])
 def test_so_few_samples_have_features_too(count: int) -> None:
     """A last window may be as short."""
     whisper = SimpleNamespace(feature_extractor=FeatureExtractor())
+    one, many = NumpyFeatures(whisper), TorchFeatures(whisper, "cpu")
     samples = np.full(count, 0.1, np.float32)
-    assert TorchFeatures(whisper, "cpu").of(samples).shape == NumpyFeatures(whisper).of(samples).shape
+    found = many.stacked([many.of(samples)])
+    assert found.shape == one.stacked([one.of(samples)]).shape
+    assert found.isfinite().all()

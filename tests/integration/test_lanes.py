@@ -15,7 +15,7 @@ import pytest
 from services.worker.engine import decoding, lanes
 from services.worker.engine.decoding import SEARCHES, Request
 from services.worker.engine.lanes import JobLine, Lanes
-from services.worker.engine.memory import BatchLimit
+from services.worker.engine.memory import BatchLimit, encoder_batch
 from services.worker.pipeline.quality import Try
 from services.worker.work import AttemptKey, Segment
 
@@ -46,7 +46,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lanes]]:
     started: list[Lanes] = []
 
     def make(play: Play, batch_size: int = 4, count: int = 1, memory: FakeMemory | None = None) -> Lanes:
-        monkeypatch.setattr(decoding, "decode", lambda requests, rows: play(requests))
+        monkeypatch.setattr(decoding, "decode", lambda requests, encoder: play(requests))
         monkeypatch.setattr(
             decoding,
             "timed",
@@ -269,6 +269,42 @@ def test_when_memory_runs_out_batches_get_smaller_and_no_window_is_lost(
     assert [text(one.done) for one in requests] == [f" {index}" for index in range(12)]
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
     assert memory.replaced == []
+
+
+def test_where_a_model_can_go_batches_stay_as_large(made: Callable[..., Lanes]) -> None:
+    sizes: list[int] = []
+    memory = FakeMemory(unused=1)
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        sizes.append(len(requests))
+        if memory.unused > 0:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return [GOOD for _ in requests]
+
+    running = made(play, batch_size=4, memory=memory)
+    requests = put(running, 8)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 8
+    assert sizes == [4, 4, 4]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_encoders_batch_is_the_devices(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders: list[BatchLimit] = []
+
+    def play(requests: Sequence[Request], encoder: BatchLimit) -> list[Try]:
+        encoders.append(encoder)
+        return [GOOD for _ in requests]
+
+    monkeypatch.setattr(decoding, "decode", play)
+    monkeypatch.setattr(decoding, "timed", lambda requests, texts: [() for _ in texts])
+    monkeypatch.setattr(Request, "shape", property(lambda self: ("tiny", self.search)))
+    running = Lanes(1, device, lambda model: BatchLimit(64), FakeMemory(), lambda ended: None, 0.0)
+    (only,) = put(running, 1)
+    running.start()
+    only.done.result(10.0)
+    running.stop()
+    assert [one.size for one in encoders] == [encoder_batch(device)]
 
 
 def test_where_a_single_window_does_not_fit_models_go_first_and_then_the_process(made: Callable[..., Lanes]) -> None:

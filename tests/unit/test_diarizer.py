@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from services.worker.engine import speaker_models
-from services.worker.engine.diarization import Diarizer, Watch
+from services.worker.engine.diarization import PATIENCE_SECONDS, Diarizer, Watch
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.speaker_clusters import Bounds, Found, Heard, Rules
+from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
+from services.worker.pipeline.speaker_chunks import Chunk
 from services.worker.work import Options
 
 BUNDLED = Path(__file__).parents[2] / "models"
@@ -71,12 +81,17 @@ COMMUNITY = speaker_models.HUB_PIPELINE
         (_refusal(HfHubHTTPError, 403, COMMUNITY), True, ["refuses HF_TOKEN", COMMUNITY]),
         (speaker_models.NotGivenOutError("no"), False, ["HF_TOKEN is not set", COMMUNITY]),
         (FileNotFoundError("/secret/place/config.yaml"), True, ["WORKER_DIARIZATION_MODEL", "FileNotFoundError"]),
+        (LocalEntryNotFoundError("no network"), True, ["hub does not answer", "tried again", "HF_HOME"]),
+        (_refusal(HfHubHTTPError, 503, COMMUNITY), True, ["hub does not answer", "tried again"]),
+        (_refusal(HfHubHTTPError, 429, COMMUNITY), False, ["hub does not answer", "tried again"]),
+        (OfflineModeIsEnabled("offline"), True, ["hub does not answer", "tried again"]),
     ],
 )
 def test_why_there_is_no_pipeline_says_which_page_to_accept_and_what_to_set(
-    error: Exception, has_token: bool, said: list[str]
+    error: Exception, has_token: bool, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = speaker_models.failure(COMMUNITY, error, has_token)
+    monkeypatch.setattr(speaker_models.constants, "HF_HUB_OFFLINE", False)
+    message = speaker_models.failure(COMMUNITY, error, token=has_token)
     assert all(part in message for part in said), message
     assert "/secret/place" not in message
     if "HF_TOKEN" in said[0]:
@@ -97,6 +112,119 @@ def test_with_a_token_it_is_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speaker_models, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(speaker_models.constants, "HF_HUB_OFFLINE", False)
     assert speaker_models.choose(EngineSettings("turbo", BUNDLED, hf_token="hf_x")) == (COMMUNITY, "")
+
+
+def test_without_network_by_choice_that_is_said_and_no_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker_models, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(speaker_models.constants, "HF_HUB_OFFLINE", True)
+    name, error = speaker_models.choose(EngineSettings("turbo", BUNDLED, hf_token="hf_x"))
+    assert name == ""
+    assert "HF_HUB_OFFLINE" in error
+    assert "HF_TOKEN" not in error
+    assert error == speaker_models.failure(COMMUNITY, LocalEntryNotFoundError("no"), token=True)
+    assert not speaker_models.is_passing(LocalEntryNotFoundError("no"))
+
+
+class Hub:
+    """What stands for loading the pipeline: raises ``errors`` one by one, then gives one out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.now = 0.0
+        self.told = 0
+        monkeypatch.setattr(speaker_models.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(speaker_models, "load", self._load)
+        monkeypatch.setattr(Diarizer, "_use", lambda diarizer, pipeline: None)
+        settings = EngineSettings("turbo", BUNDLED, diarization_model=COMMUNITY, hf_token="hf_x")
+        self.diarizer = Diarizer(settings, "cpu", self._changed, NoClusters(), lambda: self.now)
+        self.diarizer.load()
+
+    def _load(self, *_: object) -> object:
+        if self.errors:
+            raise self.errors.pop(0)
+        return object()
+
+    def _changed(self) -> None:
+        self.told += 1
+
+    def later(self, seconds: float) -> None:
+        """As the frame does it, every ten seconds."""
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 10.0
+            self.diarizer.load_again()
+
+    @property
+    def makes_jobs_wait(self) -> bool:
+        return not self.diarizer._tried.is_set()
+
+
+def test_where_the_hub_does_not_answer_jobs_wait_and_it_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, *[LocalEntryNotFoundError("no network")] * 2)
+    assert hub.makes_jobs_wait
+    assert hub.diarizer.ready_name == COMMUNITY
+    assert "hub does not answer" in hub.diarizer.note
+    hub.diarizer.require()
+    hub.later(PATIENCE_SECONDS - 10.0)
+    assert not hub.errors
+    assert not hub.makes_jobs_wait
+    assert (hub.diarizer.error, hub.diarizer.note, hub.told) == ("", "", 3)
+
+
+def test_where_it_does_not_for_long_jobs_are_refused_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, *[LocalEntryNotFoundError("no network")] * 200)
+    hub.later(2 * PATIENCE_SECONDS)
+    assert hub.diarizer.ready_name == ""
+    assert not hub.makes_jobs_wait
+    with pytest.raises(WorkError, match="hub does not answer") as refused:
+        hub.diarizer.require()
+    assert refused.value.reason == "DIARIZATION_UNAVAILABLE"
+    assert 170 < len(hub.errors) < 200, "asked the more rarely the longer it does not"
+    hub.errors.clear()
+    hub.later(PATIENCE_SECONDS)
+    hub.diarizer.require()
+    assert hub.diarizer.ready_name == COMMUNITY
+
+
+def test_where_the_terms_are_to_be_accepted_jobs_are_refused_until_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, _refusal(GatedRepoError, 403, COMMUNITY))
+    assert not hub.makes_jobs_wait
+    assert "Accept the terms" in hub.diarizer.error
+    hub.later(60.0)
+    assert hub.diarizer.error == ""
+
+
+class SmallDevice:
+    """Models that hear at most so many windows at once, and say how many they were given."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.given: list[int] = []
+
+    def listen(self, windows: Any, check: object) -> Heard:
+        self.given.append(len(windows))
+        if len(windows) > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        count = len(windows)
+        return Heard(*(np.zeros((count, 2)) for _ in fields(Heard)))
+
+
+def test_a_device_that_had_no_room_for_so_many_windows_is_given_fewer_from_then_on(tmp_path: Path) -> None:
+    settings = EngineSettings("demo", BUNDLED, diarization_model="demo")
+    diarizer = Diarizer(settings, "cuda", lambda: None, NoClusters())
+    models: Any = SmallDevice(10)
+    diarizer._models = models
+    (tmp_path / "spool").write_bytes(bytes(2 * 16_000 * 100))
+    recording = PreparedRecording(tmp_path / "spool", 16_000 * 100, ())
+    grid: Any = SimpleNamespace(
+        count=70, span=lambda first, end: (first, end - first), cut=lambda piece, count: range(count)
+    )
+    for _ in range(2):
+        heard = diarizer._heard(recording, Chunk(0, 0, 16_000 * 100), grid, lambda: None, lambda share: None)
+        assert all(len(getattr(heard, one.name)) == 70 for one in fields(Heard))
+    assert models.given[0] == 32
+    assert max(models.given[-9:]) == 8
+    assert models.given.count(32) == 1
 
 
 def test_a_revision_is_of_what_a_folder_holds(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.worker.engine.memory import (
+    FRAMES,
     GIB,
+    GPU_ENCODER_BATCH,
     LARGE_V3,
     LARGEST_BATCH,
     MOST_TOKENS,
@@ -17,12 +19,15 @@ from services.worker.engine.memory import (
     BatchLimit,
     ModelShape,
     auto_batch_size,
+    batch_bytes,
+    decoding_bytes,
+    encoder_batch,
+    encoding_bytes,
     is_out_of_memory,
     model_bytes,
     needs_new_process,
     read_shape,
     weight_bytes,
-    window_bytes,
 )
 
 DEMO = Path(__file__).parents[2] / "models" / "whisper-demo" / "model.bin"
@@ -45,6 +50,8 @@ class OutOfMemoryError(RuntimeError):
         RuntimeError("parallel_for failed: cudaErrorMemoryAllocation: out of memory"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 4.00 GiB"),
         RuntimeError("CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("cuFFT error: CUFFT_INTERNAL_ERROR"),
         RuntimeError("std::bad_alloc"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
         OSError(12, "Cannot allocate memory"),
@@ -72,6 +79,7 @@ def test_memory_that_ran_out_is_known(error: Exception) -> None:
         "parallel_for failed: cudaErrorIllegalAddress: an illegal memory access was encountered",
         "cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED",
         "cuBLAS failed with status CUBLAS_STATUS_INTERNAL_ERROR",
+        "cuFFT error: CUFFT_EXEC_FAILED",
     ],
 )
 def test_a_context_that_is_lost_is_known(message: str) -> None:
@@ -142,11 +150,27 @@ def test_weights_are_as_large_as_their_numbers() -> None:
 def test_a_window_costs_its_attention_caches_above_all() -> None:
     cross = 2 * 32 * 1500 * 1280 * 2
     assert cross == pytest.approx(246e6, rel=0.01)
-    greedy, beams = window_bytes(LARGE_V3, 1, 2), window_bytes(LARGE_V3, 5, 2)
+    greedy, beams = decoding_bytes(LARGE_V3, 1, 2), decoding_bytes(LARGE_V3, 5, 2)
     assert greedy > cross
     assert beams - greedy == 4 * (2 * 33 * MOST_TOKENS * 1280 * 2 + 2 * 4 * 51866)
-    assert window_bytes(SHAPES["turbo"], 5, 2) < beams / 3
-    assert window_bytes(LARGE_V3, 1, 4) < 2 * greedy
+    assert decoding_bytes(SHAPES["turbo"], 5, 2) < beams / 6
+    assert decoding_bytes(LARGE_V3, 1, 4) < 2 * greedy
+
+
+def test_the_encoder_takes_as_much_for_a_large_batch_as_for_its_own() -> None:
+    """A model with a small decoder is bound by the encoder as long as all windows of a batch are in it together."""
+    turbo = SHAPES["turbo"]
+    encoded = 2 * FRAMES * 1280 * 2
+    alone = encoding_bytes(turbo, 2)
+    assert alone > 2 * 20 * FRAMES**2 * 2 > 2 * decoding_bytes(turbo, 5, 2)
+    assert batch_bytes(turbo, 1, 5, 2) == alone + encoded
+    assert batch_bytes(turbo, GPU_ENCODER_BATCH, 5, 2) == GPU_ENCODER_BATCH * (alone + encoded)
+    assert batch_bytes(turbo, 64, 5, 2) == 64 * (decoding_bytes(turbo, 5, 2) + encoded) < 26 * alone
+    assert batch_bytes(LARGE_V3, 1, 5, 2) == decoding_bytes(LARGE_V3, 5, 2) + encoded
+
+
+def test_a_cpu_encodes_window_by_window_and_a_gpu_a_few() -> None:
+    assert encoder_batch("cpu") == 1 < encoder_batch("cuda") < LARGEST_BATCH
 
 
 def test_a_models_file_tells_its_shape() -> None:
@@ -181,9 +205,10 @@ def test_a_batch_is_as_large_as_memory_allows() -> None:
 
 
 def test_what_a_batch_takes_fits_where_it_was_found_to() -> None:
+    """By the least that its caches take, which are known: keys and values of the attention to the sound."""
     for gib in (6, 8, 10, 12, 16, 24):
-        taken = batch(gib) * window_bytes(LARGE_V3, 5, 2) + model_bytes("large-v3", "")
-        assert taken < gib * GIB
+        taken = batch(gib) * 2 * 32 * 1500 * 1280 * 2 + model_bytes("large-v3", "")
+        assert 0.3 * gib * GIB < taken < (gib - 1) * GIB
 
 
 def test_lanes_share_the_memory() -> None:

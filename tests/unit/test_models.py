@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+import psutil
 import pytest
 import torch
 
@@ -45,7 +46,7 @@ MakeModels = Callable[..., Models]
 
 @pytest.fixture
 def make(tmp_path: Path, device: FakeDevice, clock: Clock) -> MakeModels:
-    """By default with no driver that tells what is free, as on a CPU."""
+    """By default with no driver that tells what is free."""
     make_folders(tmp_path, SIZES)
 
     def made(kind: str = "cpu", free: Callable[[], int | None] = lambda: None, **given: object) -> Models:
@@ -139,10 +140,23 @@ def test_on_a_gpu_that_pytorch_cannot_use_loading_says_so(
     assert device.loaded == []
 
 
+def test_what_others_weigh_is_told(make: MakeModels) -> None:
+    made = make()
+    use(made, "main", "other")
+    with made.use("third") as model:
+        assert made.weights_beside(model) == 300 + 200
+
+
+def test_on_a_cpu_what_the_machine_can_give_is_free(tmp_path: Path) -> None:
+    free = Models(EngineSettings("main", tmp_path), "cpu", 1, lambda: None).free_bytes()
+    assert free == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_room_is_made_by_the_least_recently_used_and_the_default_last(
-    make: MakeModels, device: FakeDevice, clock: Clock
+    make: MakeModels, device: FakeDevice, clock: Clock, kind: str
 ) -> None:
-    made = make("cuda", lambda: device.free() + ROOM_BYTES)
+    made = make(kind, lambda: device.free() + ROOM_BYTES)
     for name in ("main", "other", "third"):
         use(made, name)
         clock.now += 1

@@ -1,4 +1,4 @@
-"""Names of Whisper models that a worker may load, and where each comes from. Reads folder names only."""
+"""Names of models that a worker may load, and where each Whisper model comes from. Reads folder names only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from services.worker.engine.protocol import EngineSettings
 from services.worker.work import ModelState
 
 DEMO = "demo"
+HUB_PIPELINE = "pyannote/speaker-diarization-community-1"
 _DEMO_FOLDER = "whisper-demo"
 DEMO_NOTE = "Bundled for demo and tests: knows 50 English words of synthetic speech, and no person's voice."
 

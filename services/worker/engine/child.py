@@ -22,7 +22,7 @@ from services.worker.engine import child_processes
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes, has_express, lanes_on
-from services.worker.engine.memory import BYTES_PER_NUMBER, BatchLimit, auto_batch_size
+from services.worker.engine.memory import BYTES_PER_NUMBER, RESERVED_BYTES, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
@@ -111,33 +111,36 @@ class EngineChild:
                 self._preparation.foresee(audio_path)
             case Ping():
                 self._pipe.send(Pong())
-                for tidy in (self._models.unload_unused, self._preparation.keep_room):
+                for tidy in (self._models.unload_unused, self._preparation.keep_room, self._diarizer.load_again):
                     self._loader.submit(tidy).add_done_callback(_exit_on_fault)
             case Configure():
                 log.error("configured_twice")
 
     def _batch_limit(self, model: LoadedModel) -> BatchLimit:
-        return BatchLimit(self._settings.batch_size or self._fitting(model), self._settings.first_batch_size)
+        """Of a model that was just loaded: what there is room for now is what it begins with. Others' batches, which may hold
+        most of the memory just then, are not there for ever; it grows to what fits beside their weights."""
+        if self._settings.batch_size:
+            return BatchLimit(self._settings.batch_size, self._settings.first_batch_size)
+        free, device = self._models.free_bytes(), self._models.device_bytes()
+        now = self._fitting(model, None if free is None else free + model.weights_bytes)
+        beside = self._models.weights_beside(model) + RESERVED_BYTES
+        most = max(now, self._fitting(model, None if device is None else device - beside))
+        log.info("batch_size_chosen", model=model.name, batch_size=now, most=most, free_mib=(free or 0) >> 20)
+        return BatchLimit(most, self._settings.first_batch_size or now)
 
-    def _fitting(self, model: LoadedModel) -> int:
-        """Windows for which there is memory beside the model that was just loaded."""
-        free = self._models.free_bytes()
-        if model.shape is None or (free is None and self._device != "cpu"):
+    def _fitting(self, model: LoadedModel, room: int | None) -> int:
+        """Windows for which so many bytes are enough, the model's weights included."""
+        if model.shape is None or room is None:
             return BATCH_SIZE
-        number = BYTES_PER_NUMBER.get(model.compute_type, 2)
-        diarization = bool(self._diarizer.name)
-        before = (free or 0) + model.weights_bytes
-        size = auto_batch_size(
-            before,
+        return auto_batch_size(
+            room,
             model.weights_bytes,
             model.shape,
-            diarization,
+            bool(self._diarizer.name),
             self._device,
             lanes=model.lanes,
-            bytes_per_number=number,
+            bytes_per_number=BYTES_PER_NUMBER.get(model.compute_type, 2),
         )
-        log.info("batch_size_chosen", model=model.name, batch_size=size, free_mib=(free or 0) >> 20)
-        return size
 
     # --- what the lanes ask for when memory is short
 

@@ -15,15 +15,19 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
+import structlog
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from services.worker.engine.features import NumpyFeatures, TorchFeatures, mel
+from services.worker.engine.memory import BatchLimit, is_out_of_memory
 from services.worker.engine.models import LoadedModel
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.quality import Try
 from services.worker.pipeline.recording import Samples
 from services.worker.work import AttemptKey, Options, Segment, Word
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +150,11 @@ def model_of(shape: Hashable) -> str:
 # --- on the device
 
 
-def decode(requests: Sequence[Request], encode_rows: int) -> list[Try]:
-    """Searches all windows at once, ``encode_rows`` encoded at a time; leaves each one's encoder output in it."""
+def decode(requests: Sequence[Request], encoder: BatchLimit) -> list[Try]:
+    """Searches all windows at once; as many as ``encoder`` says are encoded at a time. Leaves each one's encoder output in it."""
     voice, search = requests[0].voice, SEARCHES[requests[0].search]
     model = voice.model.whisper.model
-    _encode(requests, encode_rows)
+    _encode(requests, encoder)
     prompts = [request.voice.prompt(search) for request in requests]
     before = len(prompts[0]) - 1
     most = min(most_tokens(requests[0].seconds), voice.model.whisper.max_length - before)
@@ -182,15 +186,28 @@ def _try(request: Request, result: Any, most: int) -> Try:
     )
 
 
-def _encode(requests: Sequence[Request], rows: int) -> None:
+def _encode(requests: Sequence[Request], limit: BatchLimit) -> None:
+    """Where memory is short for all of them at once, fewer: that is no reason to decode fewer."""
     missing = [request for request in requests if request.encoded is None]
-    for first in range(0, len(missing), rows):
-        part = missing[first : first + rows]
-        voice = part[0].voice
-        features = _settled(voice.features.stacked([request.features for request in part]))
-        view = voice.model.whisper.model.encode(ctranslate2.StorageView.from_array(features))
-        for request, row in zip(part, _split(view, voice.model), strict=True):
-            request.encoded = row
+    while missing:
+        part = missing[: limit.size]
+        try:
+            _encode_at_once(part)
+        except Exception as error:
+            if len(part) == 1 or not is_out_of_memory(error):
+                raise
+            log.warning("encoder_memory_short", windows=len(part), batch_size=limit.halve(len(part)), error=str(error))
+        else:
+            limit.succeeded(len(part))
+            missing = missing[len(part) :]
+
+
+def _encode_at_once(requests: Sequence[Request]) -> None:
+    voice = requests[0].voice
+    features = _settled(voice.features.stacked([request.features for request in requests]))
+    view = voice.model.whisper.model.encode(ctranslate2.StorageView.from_array(features))
+    for request, row in zip(requests, _split(view, voice.model), strict=True):
+        request.encoded = row
 
 
 def _split(view: Any, model: LoadedModel) -> Any:

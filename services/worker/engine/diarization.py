@@ -5,8 +5,10 @@ Invariant: what is in memory does not grow with the recording, but for its turns
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from services.runtime.backoff import Backoff
 from services.worker.engine import speaker_models
-from services.worker.engine.memory import is_out_of_memory
+from services.worker.engine.memory import BatchLimit, is_out_of_memory
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.speaker_clusters import Bounds, ClusterProcess, Clusters, Found, Heard, Rules, joined
 from services.worker.engine.speaker_models import DEMO
@@ -49,6 +52,12 @@ _NICENESS = 10
 
 _LOOK_SECONDS = 0.1
 
+PATIENCE_SECONDS = 900.0
+"""How long jobs wait for a pipeline that the hub does not give now, before they are refused."""
+
+AGAIN_SECONDS = 60.0, 900.0
+"""Bounds of the wait before a pipeline that could not be loaded is tried again: the first, and the longest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Watch:
@@ -69,7 +78,12 @@ class Diarizer:
     changes with its models."""
 
     def __init__(
-        self, settings: EngineSettings, device: str, changed: Callable[[], None], clusters: Clusters | None = None
+        self,
+        settings: EngineSettings,
+        device: str,
+        changed: Callable[[], None],
+        clusters: Clusters | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._device = device
@@ -83,24 +97,45 @@ class Diarizer:
         self._ahead = threads + 1
         # All jobs' batches wait in one line, so that a short recording is not behind hours.
         self._threads = ThreadPoolExecutor(threads, "speakers", _be_nice if device == "cpu" else None)
-        self._batch = BATCH_SIZES[device]
+        self._batch = BatchLimit(BATCH_SIZES[device])
         self.name, self.error = speaker_models.choose(settings)
         self.revision = speaker_models.revision(self.name, settings)
         if not self.name:
             self._tried.set()
+        self._clock = clock
+        self._until = clock() + PATIENCE_SECONDS
+        self._backoff = Backoff(*AGAIN_SECONDS)
+        self._again = math.inf
+        self._trouble = ""
 
     def load(self) -> None:
-        """Loads the configured pipeline; what goes wrong is kept in ``error``. Takes seconds, for torch is large."""
+        """Loads the configured pipeline; what goes wrong is kept in ``error``. Takes seconds, for torch is large.
+
+        Jobs wait for it, also where the hub does not answer at first; where it does not for long, they are refused.
+        """
         if not self.name:
             return
+        self._again = math.inf
         try:
             self._use(speaker_models.load(self.name, self._settings, self._device))
             log.info("diarization_loaded", model=self.name, device=self._device)
+            self.error = self._trouble = ""
         except Exception as error:  # whatever a pipeline's code raises: jobs without diarization go on
             log.exception("diarization_failed", model=self.name)
-            self.error = speaker_models.failure(self.name, error, bool(self._settings.hf_token))
-        self._tried.set()
+            self._again = self._clock() + self._backoff.failed()
+            self._trouble = speaker_models.failure(self.name, error, token=speaker_models.has_token(self._settings))
+            if not speaker_models.is_passing(error) or self._clock() >= self._until:
+                self.error = self._trouble
+        if not self._trouble or self.error:
+            self._tried.set()
         self._changed()
+
+    def load_again(self) -> None:
+        """Tries once more what could not be loaded: terms are accepted, folders filled, networks mended while a worker runs.
+        To be called now and then; it tries the more rarely the longer it fails."""
+        if self._clock() >= self._again:
+            self.revision = speaker_models.revision(self.name, self._settings)
+            self.load()
 
     def _use(self, pipeline: Any) -> None:
         from joblib import wrap_non_picklable_objects
@@ -133,6 +168,8 @@ class Diarizer:
 
     @property
     def note(self) -> str:
+        if self._trouble and not self.error:
+            return self._trouble
         return DEMO_NOTE if self.ready_name == DEMO else ""
 
     def require(self) -> None:
@@ -194,15 +231,16 @@ class Diarizer:
         """What the models say of all windows of a chunk."""
         parts: list[Heard] = []
         waiting: deque[Future[Heard]] = deque()
-        firsts = deque(range(0, grid.count, self._batch))
+        batch = self._batch.size
+        firsts = deque(range(0, grid.count, batch))
         try:
             while firsts or waiting:
                 while firsts and len(waiting) < self._ahead:
                     first = firsts.popleft()
-                    end = min(first + self._batch, grid.count)
+                    end = min(first + batch, grid.count)
                     waiting.append(self._threads.submit(self._listen, recording, chunk, grid, first, end, check))
                 parts.append(_result(waiting.popleft(), check))
-                progress(min(1.0, len(parts) * self._batch / grid.count))
+                progress(min(1.0, len(parts) * batch / grid.count))
         finally:
             for future in waiting:
                 future.cancel()
@@ -213,14 +251,19 @@ class Diarizer:
     ) -> Heard:
         """Half at a time where the device has no room for all of these windows."""
         check()
-        start, length = grid.span(first, end)
-        piece = recording.stretch(chunk.start + start, min(length, chunk.length - start))
-        try:
-            return self._models.listen(grid.cut(piece, end - first), check)
-        except Exception as error:
-            if end - first == 1 or not is_out_of_memory(error):
-                raise
-            log.warning("diarization_batch_halved", windows=end - first)
+        windows = end - first
+        if windows <= self._batch.size:
+            start, length = grid.span(first, end)
+            piece = recording.stretch(chunk.start + start, min(length, chunk.length - start))
+            try:
+                heard = self._models.listen(grid.cut(piece, windows), check)
+            except Exception as error:
+                if windows == 1 or not is_out_of_memory(error):
+                    raise
+                log.warning("diarization_batch_halved", windows=windows, batch_size=self._batch.halve(windows))
+            else:
+                self._batch.succeeded(windows)
+                return heard
         middle = (first + end) // 2
         halves = (first, middle), (middle, end)
         return joined([self._listen(recording, chunk, grid, one, other, check) for one, other in halves])

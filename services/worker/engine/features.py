@@ -1,7 +1,12 @@
-"""Log-mel features of windows: faster-whisper's own in NumPy, and the same on the GPU, where one core could not keep up."""
+"""Log-mel features of windows: faster-whisper's own in NumPy, and the same on the GPU, where one core could not keep up.
+
+Of a window `of` makes what it takes along to the device, in its job's thread; of those that are encoded together `stacked`
+makes the encoder's input, in the device's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,25 +23,61 @@ def mel(whisper: Any, samples: Samples) -> Samples:
 
 
 class NumpyFeatures:
-    """A window's features in this process's memory: float32, (bands, frames of the model's window)."""
+    """In this process's memory, window by window: many at once only leave the cache."""
 
     def __init__(self, whisper: Any) -> None:
         self._whisper = whisper
 
     def of(self, samples: Samples) -> Any:
+        """Its features: float32, (bands, frames of the model's window)."""
         return pad_or_trim(mel(self._whisper, samples))
 
     @staticmethod
-    def stacked(features: list[Any]) -> Any:
-        return np.stack(features)
+    def stacked(windows: Sequence[Any]) -> Any:
+        """(windows, bands, frames)."""
+        return np.stack(windows)
 
 
 class TorchFeatures:
-    """The same on a device of torch's, where they stay: float32 tensors, equal to NumPy's within rounding."""
+    """On a device of torch's, all windows of a batch at once; equal to NumPy's within rounding."""
 
     def __init__(self, whisper: Any, device: str) -> None:
         self._extractor = whisper.feature_extractor
         self._device = device
+
+    def of(self, samples: Samples) -> Any:
+        """Its sound: what waits takes nothing of the device's memory."""
+        return samples
+
+    def stacked(self, windows: Sequence[Any]) -> Any:
+        """float32 on the device, (windows, bands, frames of the model's window)."""
+        import torch
+
+        hop, most = self._extractor.hop_length, self._extractor.nb_max_frames
+        spectrum = torch.stft(
+            self._waveforms(windows), self._extractor.n_fft, hop, window=self._window, center=True, return_complex=True
+        )
+        power = spectrum[..., :-1].abs() ** 2
+        logarithm = torch.log10(torch.clamp(self._filters @ power, min=1e-10))
+        frames = torch.arange(logarithm.shape[-1], device=self._device)
+        own = torch.tensor([len(samples) // hop for samples in windows], device=self._device)[:, None, None]
+        # A window's loudest is looked for in one frame more than it has, as NumPy's does, and never in its neighbors'.
+        loudest = logarithm.masked_fill(frames > own, -torch.inf).amax((1, 2), keepdim=True)
+        scaled = (torch.maximum(logarithm, loudest - 8.0) + 4.0) / 4.0
+        return scaled.masked_fill(frames >= own, 0.0)[..., :most].contiguous()  # as CTranslate2 reads it
+
+    def _waveforms(self, windows: Sequence[Any]) -> Any:
+        """(windows, samples of the model's window and what its last frame sees behind them), with silence behind each.
+
+        Always as long: of every other shape cuFFT keeps a plan.
+        """
+        import torch
+
+        longest = self._extractor.n_samples
+        rows = torch.zeros(len(windows), longest + self._extractor.hop_length)
+        for row, samples in zip(rows, windows, strict=True):
+            row[: len(samples)] = torch.from_numpy(samples[:longest])
+        return rows.to(self._device)
 
     @cached_property
     def _window(self) -> Any:
@@ -49,25 +90,3 @@ class TorchFeatures:
         import torch
 
         return torch.from_numpy(self._extractor.mel_filters).to(self._device)
-
-    def of(self, samples: Samples) -> Any:
-        import torch
-
-        hop = self._extractor.hop_length
-        count = (len(samples) + hop) // hop - 1
-        missing = max(hop, self._extractor.n_fft - len(samples))  # fewer cannot be mirrored at the ends
-        waveform = torch.nn.functional.pad(torch.from_numpy(samples).to(self._device), (0, missing))
-        spectrum = torch.stft(
-            waveform, self._extractor.n_fft, hop, window=self._window, center=True, return_complex=True
-        )
-        power = spectrum[..., :-1].abs() ** 2
-        logarithm = torch.log10(torch.clamp(self._filters @ power, min=1e-10))
-        scaled = (torch.maximum(logarithm, logarithm.max() - 8.0) + 4.0) / 4.0
-        frames = scaled[..., : min(count, self._extractor.nb_max_frames)]
-        return torch.nn.functional.pad(frames, (0, self._extractor.nb_max_frames - frames.shape[-1]))
-
-    @staticmethod
-    def stacked(features: list[Any]) -> Any:
-        import torch
-
-        return torch.stack(features)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import ctranslate2
 import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from services.worker.engine.decoding import (
     SEARCHES,
@@ -29,7 +30,7 @@ from services.worker.pipeline.channels import decide
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.progress import SpeechProgress
 from services.worker.pipeline.quality import has_dropout
-from services.worker.pipeline.recording import PreparedRecording
+from services.worker.pipeline.recording import PreparedRecording, Samples
 from services.worker.pipeline.sentences import segments_of
 from services.worker.pipeline.windows import SpeechWindow, fingerprint, halves, to_recording_time
 from services.worker.work import (
@@ -64,6 +65,9 @@ _LOOK_SECONDS = 0.1
 
 IN_HAND_SECONDS = 60.0
 """How long a job that ends early waits for its windows that are on the device."""
+
+_RETRY_SECONDS, _MOST_TRIES = 0.5, 5
+"""Of hearing a language while memory is short; the wait doubles."""
 
 # The language is heard from one chunk of speech; two neighbors always hold that much, or they would be one window.
 _HEARD_WINDOWS = 2
@@ -168,11 +172,26 @@ class _Job:
         if not language and earlier is not None and earlier.plan.fingerprint == digest:
             language, probability = earlier.plan.language, earlier.plan.language_probability
         elif not language:
-            language, probability = detect_language(
+            language, probability = self._detected(
                 model, [recording.cut_out(window) for window in windows[:_HEARD_WINDOWS]]
             )
         stretches = tuple(window.stretch() for window in windows)
         return WindowPlan(digest, language, probability, recording.seconds, stretches)
+
+    def _detected(self, model: LoadedModel, audio: Sequence[Samples]) -> tuple[str, float]:
+        """Not in line with the windows: where their batches have all memory for a moment, it is tried again."""
+        patience = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) and is_out_of_memory(error)),
+            wait=wait_exponential(_RETRY_SECONDS),
+            stop=stop_after_attempt(_MOST_TRIES),
+            after=self._release,
+            reraise=True,
+        )
+        found: tuple[str, float] = patience(detect_language, model, audio)
+        return found
+
+    def _release(self, _tried: RetryCallState) -> None:
+        self._tools.memory.release()
 
     def _decisive(self, model: LoadedModel) -> dict[str, object]:
         """Everything besides the plan that text, times and speakers depend on."""
@@ -312,21 +331,22 @@ class _Decoding:
         self._line.close()
         futures.wait([request.done for request in self._begun if not request.done.done()], IN_HAND_SECONDS)
 
-    def begin(self, window: SpeechWindow, part: bool = False) -> Request:
+    def begin(self, window: SpeechWindow, part: bool = False, search: int = 0) -> Request:
         features = self._voice.features.of(self._recording.cut_out(window))
         words = self._voice.model.times_words
-        request = Request(self._key, window.index, self._voice, features, window.seconds, words, part)
+        request = Request(self._key, window.index, self._voice, features, window.seconds, words, part, search)
         self._begun.add(request)
         self._line.put(request)
         return request
 
     def finish(self, window: SpeechWindow, request: Request, again: bool) -> tuple[Segment, ...]:
         """The window's segments, in the recording's time. Where words seem to be missing, each half is tried ``again`` by
-        itself: beside other sounds the model passes over what it hears alone."""
+        itself: beside other sounds the model passes over what it hears alone. What is too short for that is searched in
+        another way."""
         found = self._wait(request)
         placed = to_recording_time(found, window.spans)
-        if again and has_dropout(found, window.seconds) and (parts := halves(window)):
-            placed = max(placed, self._in_parts(parts), key=_count_words)
+        if again and has_dropout(found, window.seconds):
+            placed = max(placed, self._in_parts(halves(window) or (window,)), key=_count_words)
         return tuple(
             piece for segment in placed for piece in (segments_of(segment.words) if segment.words else (segment,))
         )
@@ -335,7 +355,7 @@ class _Decoding:
         if self._is_canceled():
             raise WorkCanceled
         log.info("window_decoded_in_parts", window=parts[0].index)
-        requests = [self.begin(part, part=True) for part in parts]
+        requests = [self.begin(part, part=True, search=int(len(parts) == 1)) for part in parts]
         pairs = zip(parts, requests, strict=True)
         return tuple(segment for part, begun in pairs for segment in self.finish(part, begun, again=False))
 

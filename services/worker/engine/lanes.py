@@ -18,7 +18,7 @@ import structlog
 
 from services.worker.engine import decoding
 from services.worker.engine.decoding import SEARCHES, Request, model_of
-from services.worker.engine.memory import BatchLimit, is_out_of_memory, needs_new_process
+from services.worker.engine.memory import BatchLimit, encoder_batch, is_out_of_memory, needs_new_process
 from services.worker.engine.models import LoadedModel
 from services.worker.engine.window_queue import Line, Taken, WindowQueue
 from services.worker.pipeline.quality import Try, Verdict, best, judge
@@ -103,7 +103,8 @@ class Lanes:
         self._limit_of = limit_of
         self._limits: dict[str, BatchLimit] = {}
         self._memory = memory
-        self._encode_rows = 1 if device == "cpu" else 0  # there a row fills a core, and several its cache
+        self._device = device
+        self._encoders: dict[str, BatchLimit] = {}
         self._count = lanes
         self._on_end = on_end
         self._express = has_express(device)
@@ -119,6 +120,7 @@ class Lanes:
         """The place in the queue of a job that has ``seconds`` of speech to be decoded; what it still has there when it is
         left is forgotten."""
         if model.name not in self._limits:
+            self._encoders.setdefault(model.name, BatchLimit(encoder_batch(self._device)))
             self._limits.setdefault(model.name, self._limit_of(model))
         line = JobLine(self.queue, self.queue.open(brief=seconds <= BRIEF_SECONDS))
         try:
@@ -151,7 +153,7 @@ class Lanes:
     def _decode(self, batch: Sequence[Taken[Request]]) -> None:
         requests = [taken.window for taken in batch]
         try:
-            tries = decoding.decode(requests, self._encode_rows or len(requests))
+            tries = decoding.decode(requests, self._encoders[requests[0].voice.model.name])
         except Exception as error:  # noqa: BLE001 - it is handed to whoever waits for the window
             self._failed(batch, error)
         else:
@@ -199,17 +201,20 @@ class Lanes:
                 taken.window.done.set_exception(error)
 
     def _out_of_memory(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
-        """The windows go back to where they came from, smaller batches are taken from now on, and where that cannot help
-        the process is replaced, which costs nobody anything."""
+        """The windows go back to where they came from. Where nothing is there that can go, smaller batches are taken from
+        now on, and where that cannot help the process is replaced, which costs nobody anything."""
         limit = self._limits[batch[0].window.voice.model.name]
-        size = limit.size if needs_new_process(error) else limit.halve(len(batch))
-        log.warning("memory_short", windows=len(batch), batch_size=size, error=str(error))
         for taken in batch:
             taken.window.begin_anew()
         try:
             if needs_new_process(error):
+                log.warning("device_lost", windows=len(batch), error=str(error))
                 self._memory.replace_process(str(error), 0)
-            elif not self._memory.release() and len(batch) == size == 1:
+                return
+            released = self._memory.release()
+            size = limit.size if released else limit.halve(len(batch))
+            log.warning("memory_short", windows=len(batch), batch_size=size, released=released, error=str(error))
+            if not released and len(batch) == size == 1:
                 self._memory.replace_process(f"no memory for a single window: {error}", size)
         finally:
             _cancel(self.queue.put_back(batch))

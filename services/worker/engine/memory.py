@@ -5,7 +5,6 @@ Sizes are computed from a model's shape; what the libraries need besides is a ma
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 import threading
@@ -29,6 +28,7 @@ _OUT_OF_MEMORY = re.compile(
             r"CUBLAS_STATUS_INTERNAL_ERROR.*cublasCreate",  # likewise, as torch says it
             r"parallel_for failed: cudaErrorInvalidDevice",  # what CTranslate2 says every other time on a full card
             r"bad[ _]alloc",  # C++: std::bad_alloc, thrust's bad allocation
+            r"CUFFT_(ALLOC_FAILED|INTERNAL_ERROR)",  # torch's; the second is also what it says where its workspace finds no room
             r"DefaultCPUAllocator",  # torch on a CPU
             r"(can't|cannot|could not|unable to|failed to) allocate",  # torch, the C library, numpy, FFmpeg
             r"not enough memory",
@@ -53,9 +53,10 @@ _CONTEXT_LOST = re.compile(
             r"uncorrectable (ECC|NVLink) error|cudaErrorECCUncorrectable|cudaErrorNvlinkUncorrectable",
             r"context is destroyed|cudaErrorContextIsDestroyed",
             r"CUDA (failed with error|error:) unknown error|cudaErrorUnknown",
-            # cuBLAS and cuDNN over a kernel that failed; whether the context lives is not said, a new one does
+            # cuBLAS, cuDNN and cuFFT over a kernel that failed; whether the context lives is not said, a new one does
             r"CUBLAS_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!.*cublasCreate))",
             r"CUDNN_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR)",
+            r"CUFFT_EXEC_FAILED",
         )
     ),
     re.IGNORECASE,
@@ -160,18 +161,32 @@ def model_bytes(name: str, compute_type: str) -> int:
     return weight_bytes(SHAPES.get(name, LARGE_V3), compute_type)
 
 
-def window_bytes(shape: ModelShape, beam: int, bytes_per_number: int) -> int:
-    """The most that one window takes while its batch is decoded: in the decoder, or in the encoder before it.
+def decoding_bytes(shape: ModelShape, beam: int, bytes_per_number: int) -> int:
+    """The most that one window takes in the decoder.
 
-    The decoder keeps keys and values: of cross-attention, which all beams share, and of self-attention, which each has
-    (and one layer's again, while beams change places); the logits are float32, twice. The encoder holds the scores of
-    one layer, its hidden states, and its queries, keys and values, or four times its width.
+    It keeps keys and values: of cross-attention, which all beams share, and of self-attention, which each has (and one
+    layer's again, while beams change places); the logits are float32, twice.
     """
     cross_attention = 2 * shape.decoder_layers * FRAMES * shape.width
     self_attention = 2 * (shape.decoder_layers + 1) * MOST_TOKENS * shape.width * beam
-    logits = 2 * beam * shape.vocabulary * 4
-    encoder = shape.heads * FRAMES**2 + FRAMES * shape.width * (1 + 4)
-    return max((cross_attention + self_attention) * bytes_per_number + logits, encoder * bytes_per_number)
+    return (cross_attention + self_attention) * bytes_per_number + 2 * beam * shape.vocabulary * 4
+
+
+def encoding_bytes(shape: ModelShape, bytes_per_number: int) -> int:
+    """The most that one window takes in the encoder: the scores of one layer before and after the softmax, its hidden
+    states, and its queries, keys and values, or four times its width.
+
+    CTranslate2's ``src/layers/attention.cc``, ``dot_product_attention``, does not compute the softmax in place.
+    """
+    return (2 * shape.heads * FRAMES**2 + FRAMES * shape.width * (1 + 4)) * bytes_per_number
+
+
+def batch_bytes(shape: ModelShape, windows: int, beam: int, bytes_per_number: int) -> int:
+    """The most that a GPU's lane takes for a batch of so many windows: while some of them are encoded, or while all are
+    decoded, and what the encoder made of each, by itself and joined with the others."""
+    encoding = min(windows, GPU_ENCODER_BATCH) * encoding_bytes(shape, bytes_per_number)
+    decoding = windows * decoding_bytes(shape, beam, bytes_per_number)
+    return max(encoding, decoding) + 2 * windows * FRAMES * shape.width * bytes_per_number
 
 
 def read_shape(model: BinaryIO) -> ModelShape:
@@ -244,6 +259,11 @@ CPU_BATCH, CPU_BATCH_IN_CACHE = 8, 1
 """Decoding many rows at once reads the weights once for all of them. Where they lie in the cache anyhow that gains nothing
 (bundled model: 25 ms of CPU a window alone, 26 in twos, 30 in eights), and a short job waits longer for the batch before it."""
 
+CPU_ENCODER_BATCH, GPU_ENCODER_BATCH = 1, 8
+"""Windows to encode at once, of those that are decoded together. A window is 1,500 rows to the encoder's products, where it is
+one row a beam to the decoder's: on a CPU it fills a core, and several their cache; a few fill a GPU, and more only take memory
+for their attention's scores (large-v3: 180 MB each), which the decoder has better use for."""
+
 CACHE_BYTES = 16 * 1024**2
 """Of weights: what the caches of a current CPU core and its share of the last level hold."""
 LARGEST_BATCH = 64
@@ -279,8 +299,13 @@ def auto_batch_size(
     if device == "cpu":
         return CPU_BATCH_IN_CACHE if weights_bytes <= CACHE_BYTES else CPU_BATCH
     left = free_bytes - weights_bytes - RESERVED_BYTES - diarization * DIARIZATION_BYTES
-    fitting = math.floor(left * _USED_SHARE / (lanes * window_bytes(shape, beam, bytes_per_number)))
-    return next((size for size in _SIZES if size <= fitting), 1)
+    for_each = left * _USED_SHARE / lanes
+    return next((size for size in _SIZES if batch_bytes(shape, size, beam, bytes_per_number) <= for_each), 1)
+
+
+def encoder_batch(device: str) -> int:
+    """Windows to encode at once; a batch to be decoded that has fewer is encoded whole."""
+    return CPU_ENCODER_BATCH if device == "cpu" else GPU_ENCODER_BATCH
 
 
 class BatchLimit:

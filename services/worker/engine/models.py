@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ctranslate2
 import numpy as np
+import psutil
 import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES
@@ -44,7 +45,7 @@ PATIENCE_SECONDS = 1800.0
 """How long a load waits for models in use to make room, before the job that wants it is refused."""
 
 ROOM_BYTES = 512 * 1024**2
-"""Assumed for what loading takes on a GPU besides the weights: a context, workspaces, a first small batch."""
+"""Assumed for what loading takes besides the weights: a context, workspaces, a first small batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Models:
     """All models of this process; may be asked from several threads.
 
     ``threads``: CPU threads of one lane; ``lanes``: decodings at once of one model. ``free_bytes`` tells what is free on
-    the device, None where that is not known or does not matter; ``clock`` counts seconds.
+    the device, ``device_bytes`` what it has in all, None where that is not known; ``clock`` counts seconds.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Models:
         *,
         lanes: int = 1,
         free_bytes: Callable[[], int | None] | None = None,
+        device_bytes: Callable[[], int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -108,6 +110,7 @@ class Models:
         self._lanes = lanes
         self._changed = changed
         self.free_bytes = free_bytes or (lambda: _free_bytes(device, settings.gpu))
+        self.device_bytes = device_bytes or (lambda: _device_bytes(device, settings.gpu))
         self._clock = clock
         self._states = {state.name: state for state in initial_states(settings)}
         self._languages: dict[str, tuple[str, ...]] = {}
@@ -132,6 +135,11 @@ class Models:
     def is_loaded(self, name: str) -> bool:
         with self._guard:
             return any(name in holding.names for holding in self._held.values())
+
+    def weights_beside(self, model: LoadedModel) -> int:
+        """Bytes of all others that are loaded."""
+        with self._guard:
+            return sum(holding.model.weights_bytes for holding in self._held.values() if holding.model is not model)
 
     @contextmanager
     def use(self, name: str, check: Callable[[], None] = _go_on) -> Iterator[LoadedModel]:
@@ -388,8 +396,19 @@ def device_name(device: str, gpu: str = "") -> str:
 
 
 def _free_bytes(device: str, gpu: str) -> int | None:
-    """What is free on the GPU, other processes' use counted; None on a CPU, and where the driver does not tell."""
-    said = _driver_says("memory.free", gpu) if device == "cuda" else ""
+    """What is free on the GPU, or what this machine can give a process without swapping (a container's own limit is not
+    seen); None where the driver does not tell."""
+    if device == "cpu":
+        return int(psutil.virtual_memory().available)
+    said = _driver_says("memory.free", gpu)
+    return int(said) * 1024**2 if said.isdecimal() else None
+
+
+def _device_bytes(device: str, gpu: str) -> int | None:
+    """What the GPU or this machine has in all; None where the driver does not tell."""
+    if device == "cpu":
+        return int(psutil.virtual_memory().total)
+    said = _driver_says("memory.total", gpu)
     return int(said) * 1024**2 if said.isdecimal() else None
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 from huggingface_hub import constants, get_token, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from services.worker.engine import catalog
 from services.worker.engine.model_files import short_error
 from services.worker.engine.protocol import EngineSettings
 
-HUB_PIPELINE = "pyannote/speaker-diarization-community-1"
-DEMO = "demo"
+HUB_PIPELINE = catalog.HUB_PIPELINE
+DEMO = catalog.DEMO
 _DEMO_FOLDER = "diarization-demo"
 
 _TOKENS = "https://huggingface.co/settings/tokens"
@@ -27,6 +27,9 @@ _NONE = (
     f"https://huggingface.co/{HUB_PIPELINE}, make a token on {_TOKENS}, and set HF_TOKEN on the worker; or set "
     "WORKER_DIARIZATION_MODEL to a folder."
 )
+
+
+_OTHERWISE = "point HF_HOME to a cache that holds it, or set WORKER_DIARIZATION_MODEL to a folder"
 
 
 class NotGivenOutError(Exception):
@@ -45,10 +48,16 @@ def choose(settings: EngineSettings) -> tuple[str, str]:
         return wanted, ""
     if settings.default_model == catalog.DEMO:
         return DEMO, ""
-    cached = isinstance(try_to_load_from_cache(HUB_PIPELINE, "config.yaml"), str)
-    if cached or ((settings.hf_token or get_token()) and not constants.HF_HUB_OFFLINE):
+    if isinstance(try_to_load_from_cache(HUB_PIPELINE, "config.yaml"), str):
         return HUB_PIPELINE, ""
-    return "", _NONE
+    if not has_token(settings):
+        return "", _NONE
+    return ("", _forbidden(HUB_PIPELINE)) if constants.HF_HUB_OFFLINE else (HUB_PIPELINE, "")
+
+
+def has_token(settings: EngineSettings) -> bool:
+    """Whether there is one, set or saved on this host."""
+    return bool(settings.hf_token or get_token())
 
 
 def revision(name: str, settings: EngineSettings) -> str:
@@ -72,8 +81,15 @@ def shown(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() or name.startswith(".") else name
 
 
-def failure(name: str, error: Exception, has_token: bool) -> str:
+def failure(name: str, error: Exception, *, token: bool) -> str:
     """Why the pipeline is not there and what to do about it."""
+    if is_passing(error):
+        return (
+            f"The diarization model {shown(name)!r} cannot be loaded for now: the hub does not answer ({type(error).__name__}: "
+            f"{short_error(error)}). It is tried again every few minutes. Give this host network, {_OTHERWISE}."
+        )
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return _forbidden(name)
     refused = isinstance(error, NotGivenOutError) or (
         isinstance(error, HfHubHTTPError) and (isinstance(error, GatedRepoError) or _status(error) in (401, 403))
     )
@@ -85,14 +101,33 @@ def failure(name: str, error: Exception, has_token: bool) -> str:
     repository = _repository(error) or name
     page = f"https://huggingface.co/{repository}"
     said = f"The diarization model {shown(name)!r} cannot be loaded: the hub does not give out {repository}. "
-    if not has_token:
+    if not token:
         return f"{said}HF_TOKEN is not set. Accept the terms on {page}, make a token on {_TOKENS}, and set HF_TOKEN on the worker."
     if isinstance(error, GatedRepoError):
         return (
             f"{said}Accept the terms on {page} with the account that HF_TOKEN belongs to; a fine-grained token must be allowed to "
-            "read gated repositories."
+            "read gated repositories. It is tried again every few minutes."
         )
     return f"{said}It refuses HF_TOKEN: make a new token on {_TOKENS}, set HF_TOKEN on the worker, and accept the terms on {page}."
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether nothing is wrong but that the hub does not answer now."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if isinstance(error, HfHubHTTPError):
+        status = _status(error)
+        return status is None or status in (408, 429) or status >= 500
+    # the hub's client lets its HTTP library's errors through, whichever it is
+    transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    return transport or isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError)
+
+
+def _forbidden(name: str) -> str:
+    return (
+        f"The diarization model {shown(name)!r} is not in the hub cache, and HF_HUB_OFFLINE forbids downloading it: unset it, "
+        f"{_OTHERWISE}."
+    )
 
 
 def _status(error: HfHubHTTPError) -> int | None:
