@@ -28,6 +28,7 @@ from services.worker.api import WorkerApi, registration
 from services.worker.attempts import Attempts, JournalFullError
 from services.worker.audio import AudioLimits, AudioStore
 from services.worker.capacity import Gpu, auto_slots
+from services.worker.engine.catalog import DEMO, HUB_PIPELINE
 from services.worker.engine.fleet import Fleet
 from services.worker.engine.memory import model_bytes
 from services.worker.engine.protocol import Engine, EngineSettings
@@ -266,7 +267,7 @@ def _audio_limits(settings: WorkerSettings) -> AudioLimits:
 def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
     """Slots by engine: one for each GPU that gets a slot, or one for them all. What was asked for is taken as it stands."""
     weights = model_bytes(settings.worker_model, settings.worker_compute_type)
-    diarization = settings.worker_diarization_model != "none"
+    diarization = _will_diarize(settings)
     fitting = [auto_slots(gpu, diarization, weights) for gpu in gpus]
     wanted = settings.worker_max_concurrent_jobs
     if not wanted:
@@ -280,6 +281,17 @@ def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
                 reason="jobs may wait for memory; set WORKER_MAX_CONCURRENT_JOBS to auto, or to less",
             )  # fmt: skip
     return berths
+
+
+def _will_diarize(settings: WorkerSettings) -> bool:
+    """Whether a pipeline is to be expected, for which memory is kept: one that is set, or that a token will give, or that
+    the hub's client, which is not imported here, has fetched."""
+    if settings.worker_diarization_model != "auto":
+        return settings.worker_diarization_model != "none"
+    if settings.worker_model == DEMO or settings.hf_token.get_secret_value():
+        return True
+    home = settings.hf_home.expanduser()
+    return (home / "token").is_file() or (home / "hub" / f"models--{HUB_PIPELINE.replace('/', '--')}").is_dir()
 
 
 def _engine(

@@ -74,6 +74,9 @@ class WorkerSettings(ProcessSettings):
         " none, a hub name or a folder.",
     )
     hf_token: SecretStr = Field(default=SecretStr(""), description="Hugging Face token, for pyannote's gated models.")
+    hf_home: Path = Field(
+        default=Path("~/.cache/huggingface"), description="Where the hub's client keeps models, and a token."
+    )
     worker_device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto takes a GPU where there is one."
     )

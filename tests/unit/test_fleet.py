@@ -302,6 +302,32 @@ def test_what_was_asked_for_is_taken_and_short_memory_is_warned_of(diarization: 
     assert [(entry["slots"], entry["fitting"]) for entry in short] == [(2, 1)] * warned
 
 
+@pytest.mark.parametrize(
+    ("found", "model", "token", "slots"),
+    [
+        ("", "large-v3", "", 2),
+        ("", "large-v3", "hf_x", 1),
+        ("", "demo", "", 1),
+        ("token", "large-v3", "", 1),
+        ("hub/models--pyannote--speaker-diarization-community-1/refs", "large-v3", "", 1),
+    ],
+)
+def test_no_memory_is_kept_for_a_pipeline_that_nothing_will_give(
+    found: str, model: str, token: str, slots: int, tmp_path: Path
+) -> None:
+    if found:
+        (tmp_path / found).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / found).write_text("hf_y")
+    settings = WorkerSettings(
+        worker_token="a-token",
+        worker_max_concurrent_jobs="auto",  # type: ignore[arg-type]
+        worker_model=model,
+        hf_home=tmp_path,
+        hf_token=token,  # type: ignore[arg-type]
+    )
+    assert _berths(settings, [RTX]) == [slots]
+
+
 def test_each_gpu_gets_an_engine_that_is_told_which_it_is(tmp_path: Path) -> None:
     told: list[EngineSettings] = []
 
