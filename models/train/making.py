@@ -111,7 +111,7 @@ def recognizer_stages(recipe: Recipe, folder: Path, say: Say) -> Stage:
 
 def diarization_stages(recipe: Recipe, folder: Path, say: Say) -> Stage:
     """The stage whose product is the pipeline's folder."""
-    from models.train.diarization import build
+    from models.train.diarization import build, tune
     from models.train.diarization.embedding import collect, train_embedding
     from models.train.diarization.segmentation import train_segmentation
     from models.train.diarization.utterances import synthesize
@@ -177,7 +177,7 @@ def diarization_stages(recipe: Recipe, folder: Path, say: Say) -> Stage:
     return Stage(
         "pipeline's parameters",
         folder / DIARIZATION,
-        lambda path: build.tune(
+        lambda path: tune.tune(
             untuned.product,
             utterances.product,
             collected.product,

@@ -119,19 +119,23 @@ class SegmentationRecipe:
 @dataclass(frozen=True, slots=True)
 class PipelineRecipe:
     """What is estimated after training, and what is tried: for deciding in a chunk (how alike frames of one speaker are,
-    what speaks for two at once besides the networks), and for clustering the chunks' speakers. ``seconds``: of conversations, in
-    turn; in short ones there is little by which to tell voices apart."""
+    what speaks for two at once besides the networks), and for clustering the chunks' speakers.
+
+    - seconds: of conversations, in turn; in short ones there is little by which to tell voices apart.
+    - neighbors: similar voices are among so many nearest, of the few that are held out of training.
+    """
 
     seed: int = 4
     repeats: int = 6
     dimensions: int = 64
-    conversations: int = 18
+    conversations: int = 54
     seconds: tuple[float, ...] = (45.0, 90.0)
-    frame_thresholds: tuple[float, ...] = (0.5, 0.6, 0.7)
-    pair_biases: tuple[float, ...] = (-0.5, 0.5, 1.5)
-    thresholds: tuple[float, ...] = (0.35, 0.45, 0.55)
+    neighbors: int = 5
+    frame_thresholds: tuple[float, ...] = (0.4, 0.5, 0.6)
+    pair_biases: tuple[float, ...] = (-0.5, 0.5)
+    thresholds: tuple[float, ...] = (0.25, 0.35, 0.45, 0.55)
     acoustic_scales: tuple[float, ...] = (0.04, 0.07, 0.1)
-    regularizations: tuple[float, ...] = (0.5, 1.0)
+    regularizations: tuple[float, ...] = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,7 @@ def test_each_speaker_is_to_be_heard_where_he_speaks_also_with_another() -> None
     assert assigning_loss(VOICES, heard, ACTIVITY) > 1
 
 
+@pytest.mark.filterwarnings("ignore:\\s*torchcodec is not installed correctly:UserWarning")
 def test_pyannote_reads_the_plda_and_it_separates_speakers(tmp_path: Path) -> None:
     from services.worker.engine.torchaudio_stub import import_torchaudio
 
