@@ -59,8 +59,9 @@ async def test_a_transcript_is_the_same_alone_in_company_and_at_any_batch_size(e
 
 
 async def test_a_short_job_does_not_wait_for_long_ones(tmp_path: Path) -> None:
-    """Small batches, so that what is in the lanes' hands when it comes is little."""
-    long = make_long(tmp_path, seconds=400)
+    """Small batches, so that what is in the lanes' hands when it comes is little; and so much to do that a loaded machine
+    prepares the short one long before it is done."""
+    long = make_long(tmp_path, seconds=900)
     short = min(recordings.examples(), key=lambda example: example.duration)
     done: list[str] = []
 
