@@ -122,7 +122,7 @@ class PipelineRecipe:
     what speaks for two at once besides the networks), and for clustering the chunks' speakers.
 
     - seconds: of conversations, in turn; in short ones there is little by which to tell voices apart.
-    - neighbors: similar voices are among so many nearest, of the few that are held out of training.
+    - tolerance: parameters that are so much worse than the best are as good, as far as so many conversations can tell.
     """
 
     seed: int = 4
@@ -130,11 +130,11 @@ class PipelineRecipe:
     dimensions: int = 64
     conversations: int = 54
     seconds: tuple[float, ...] = (45.0, 90.0)
-    neighbors: int = 5
-    frame_thresholds: tuple[float, ...] = (0.4, 0.5, 0.6)
-    pair_biases: tuple[float, ...] = (-0.5, 0.5)
-    thresholds: tuple[float, ...] = (0.25, 0.35, 0.45, 0.55)
-    acoustic_scales: tuple[float, ...] = (0.04, 0.07, 0.1)
+    tolerance: float = 0.003
+    frame_thresholds: tuple[float, ...] = (0.5, 0.6, 0.7)
+    pair_biases: tuple[float, ...] = (-0.5,)
+    thresholds: tuple[float, ...] = (0.35, 0.45, 0.55, 0.65)
+    acoustic_scales: tuple[float, ...] = (0.05, 0.07, 0.1, 0.14)
     regularizations: tuple[float, ...] = (0.5, 1.0, 2.0)
 
 

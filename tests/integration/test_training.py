@@ -18,6 +18,7 @@ from models.train import training
 from models.train.diarization.embedding import angular_loss
 from models.train.diarization.plda import centered, write_plda
 from models.train.diarization.segmentation import assigning_loss, telling_loss
+from models.train.diarization.tune import middle_of_the_best
 from models.train.recognizer import losses
 from models.train.recognizer.convert import convert
 from models.train.recognizer.mixing import PlacedWord, Segment, Window, join
@@ -207,6 +208,14 @@ def test_each_speaker_is_to_be_heard_where_he_speaks_also_with_another() -> None
     assert assigning_loss(VOICES, heard, ACTIVITY) < 0.01
     heard[0, 8:16, 0] = -10.0  # the first one is missed where both speak
     assert assigning_loss(VOICES, heard, ACTIVITY) > 1
+
+
+def test_of_parameters_that_are_about_as_good_the_middle_one_is_chosen() -> None:
+    rates = {(threshold, scale): 0.2 for threshold in (0.1, 0.2, 0.3, 0.4) for scale in (1.0, 2.0, 4.0)}
+    plateau = {(0.1, 4.0): 0.101, (0.2, 4.0): 0.102, (0.3, 4.0): 0.1, (0.2, 2.0): 0.103, (0.4, 1.0): 0.0999}
+    rates |= plateau
+    assert middle_of_the_best(rates, 0.004) == (0.2, 4.0)
+    assert middle_of_the_best(rates, 0.0) == (0.4, 1.0)
 
 
 @pytest.mark.filterwarnings("ignore:\\s*torchcodec is not installed correctly:UserWarning")

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,30 +52,47 @@ def tune(
     voices: VoicesRecipe,
     say: Callable[[str], None],
 ) -> None:
-    """Copies the folder, with the parameters that do best. Every kind of conversation counts the same, however long it is."""
+    """Copies the folder, with parameters that do best. Every kind of conversation counts the same, however long it is."""
     torch.set_num_threads(1)
-    cast = Cast.from_vectors(collected, voices, True, recipe.neighbors, segmentation.similar_share)
+    cast = Cast.from_vectors(collected, voices, True, segmentation.neighbors, segmentation.similar_share)
     held = list(_conversations(Utterances(utterances), cast, recipe))
     pipeline = loaded_pipeline(untuned)
     pipeline.training = True  # pyannote keeps segmentations and embeddings with the file, and only clusters again
     _run_networks_once(pipeline)
-    rates = []
+    rates: dict[tuple[float, ...], float] = {}
     for threshold, bias in itertools.product(recipe.frame_thresholds, recipe.pair_biases):
-        deciding = {"threshold": threshold, "pair_bias": bias}
-        pipeline._segmentation.model.hparams.update(deciding)
+        pipeline._segmentation.model.hparams.update({"threshold": threshold, "pair_bias": bias})
         files = [_file(one.talk, number) for number, one in enumerate(held)]
         for clustering in candidates(recipe):
             pipeline.instantiate({"segmentation": {"min_duration_off": 0.0}, "clustering": clustering})
-            rates.append((_rate(pipeline, files, held), tuple(deciding.items()), tuple(clustering.items())))
-    best, deciding_best, clustering_best = min(rates)
-    chosen = f"{dict(deciding_best)} and {dict(clustering_best)}"
-    say(f"diarization error rate of held voices {best:.2%} with {chosen}, {max(rates)[0]:.2%} with the worst")
+            rates[(threshold, bias, *clustering.values())] = _rate(pipeline, files, held)
+    chosen = middle_of_the_best(rates, recipe.tolerance)
+    threshold, bias, *rest = chosen
+    clustering = dict(zip(next(candidates(recipe)), rest, strict=True))
+    deciding = {"threshold": threshold, "pair_bias": bias}
+    say(
+        f"diarization error rate of held voices {rates[chosen]:.2%} with {deciding} and {clustering}; "
+        f"{min(rates.values()):.2%} with the best, {max(rates.values()):.2%} with the worst"
+    )
     shutil.copytree(untuned, folder)
-    write_config(folder, dict(clustering_best))
+    write_config(folder, clustering)
     described = folder / "segmentation.json"
     content = json.loads(described.read_text(encoding="utf-8"))
-    content["hyper_parameters"] |= dict(deciding_best)
+    content["hyper_parameters"] |= deciding
     described.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def middle_of_the_best(rates: Mapping[tuple[float, ...], float], tolerance: float) -> tuple[float, ...]:
+    """Of the parameters that are at most ``tolerance`` worse than the best the one that has the others nearest, in steps of
+    what was tried: so few conversations do not tell them apart, and in the middle others are as good."""
+    tried = [sorted(set(values)) for values in zip(*rates, strict=True)]
+
+    def steps(one: tuple[float, ...], other: tuple[float, ...]) -> int:
+        pairs = zip(tried, one, other, strict=True)
+        return sum(abs(values.index(a) - values.index(b)) for values, a, b in pairs)
+
+    good = [one for one, rate in rates.items() if rate <= min(rates.values()) + tolerance]
+    return min(good, key=lambda one: (sum(steps(one, other) for other in good), rates[one], one))
 
 
 def _rate(pipeline: Any, files: Sequence[dict[str, Any]], held: Sequence[Held]) -> float:
