@@ -13,7 +13,7 @@ EXTRAS ?= worker,test,dev
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(VENV)/bin/pip --disable-pip-version-check
+PIP := $(RUN) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 BUILD := .build
 
@@ -26,7 +26,8 @@ setup: $(STAMP)  ## makes .venv and installs into it; all others depend on it
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is older. Say which: make PYTHON=python3.11")'
-	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
+	# One that was cut while it was made has no pip, and is made anew.
+	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	echo "Installing into $(VENV) (minutes when nothing is cached) ..."
 	mkdir -p $(BUILD)
 	[ -z "$(TORCH)" ] || $(PIP) install --quiet $(TORCH)
