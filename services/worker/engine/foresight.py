@@ -98,10 +98,18 @@ class Foresight:
         foreseen.taken.set()
         return _awaited(foreseen, check)
 
-    def give_way(self) -> None:
-        """Gives up what is not done yet: a job waits for the process."""
+    def give_way(self, is_soon_done: Callable[[Path], bool]) -> None:
+        """Gives up what is not done yet: a job waits for the process. Not what is begun and ``is_soon_done``: another process
+        in the place of its own takes longer, and its job, which is about to come, would wait for that."""
         with self._changing:
-            given_up = self._forget([foreseen for foreseen in self._kept.values() if not foreseen.recording.done()])
+            given_up = self._forget(
+                [
+                    foreseen
+                    for foreseen in self._kept.values()
+                    if not foreseen.recording.done()
+                    and not (foreseen.recording.running() and is_soon_done(foreseen.source))
+                ]
+            )
         _give_up(given_up)
 
     def clear(self) -> None:

@@ -121,7 +121,7 @@ class Preparation:
 
         recording = self._foresight.take(source, manner, check)
         if recording is None:
-            recording = self._prepared_now(source, manner, check, note_full, self._foresight.give_way)
+            recording = self._prepared_now(source, manner, check, note_full, lambda: self._foresight.give_way(is_small))
         try:
             yield recording
         finally:
