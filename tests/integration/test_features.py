@@ -31,6 +31,13 @@ def test_of_a_batch_each_window_has_the_features_that_it_has_alone(bands: int) -
     assert all(many.stacked(windows[: count + 1]).is_contiguous() for count in range(len(windows)))
 
 
+def test_what_is_longer_than_the_models_window_is_cut() -> None:
+    whisper = SimpleNamespace(feature_extractor=FeatureExtractor())
+    many = TorchFeatures(whisper, "cpu")
+    long = speech(480_050, 0.1)
+    assert many.stacked([long]).equal(many.stacked([long[:480_000]]))
+
+
 @pytest.mark.parametrize("count", [1, 40, 200, 400])
 def test_so_few_samples_have_features_too(count: int) -> None:
     """A last window may be as short."""

@@ -76,7 +76,8 @@ class TorchFeatures:
         longest = self._extractor.n_samples
         rows = torch.zeros(len(windows), longest + self._extractor.hop_length)
         for row, samples in zip(rows, windows, strict=True):
-            row[: len(samples)] = torch.from_numpy(samples[:longest])
+            kept = samples[:longest]
+            row[: len(kept)] = torch.from_numpy(kept)
         return rows.to(self._device)
 
     @cached_property
