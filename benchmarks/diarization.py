@@ -181,7 +181,7 @@ def _recording(folder: Path, talk: Conversation, name: str = "spool") -> Prepare
 
 
 def _diarized(diarizer: Diarizer, recording: PreparedRecording, options: Options) -> Sequence[SpeakerTurn]:
-    return diarizer.speakers(recording, options, Watch(lambda: None, lambda _: None, lambda _: None)).turns
+    return diarizer.speakers(recording, options, Watch()).turns
 
 
 def _stock(pipeline: Any, file: Mapping[str, Any]) -> Sequence[SpeakerTurn]:

@@ -160,7 +160,7 @@ def _engine_turns(diarizer: Diarizer, path: Path, spool: Path) -> Turns:
     samples = decoded(path)
     spool.write_bytes(samples.astype("<i2").tobytes())
     recording = PreparedRecording(spool, len(samples), ())
-    speakers = diarizer.speakers(recording, Options(), Watch(lambda: None, lambda _: None, lambda _: None))
+    speakers = diarizer.speakers(recording, Options(), Watch())
     return [asdict(turn) for turn in speakers.turns]
 
 

@@ -103,6 +103,8 @@ class Runner:
         job = await self._follow(recording, submitted)
         if job.status is Status.COMPLETE:
             await self._save_transcripts(recording, job.job_id)
+            if job.message:  # what people should know of the transcript
+                self._display.tell(f"{shown(recording.name)}: {shown(job.message)}")
         return self._state.put(recording.name, ended_entry(self._entry(recording), job))
 
     async def _upload(self, recording: Recording) -> None:

@@ -257,7 +257,9 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
         if job.options.diarizes_voices and (away := _diarizing_and_away(links)) is not None:
-            return replace(job, message=f"Waiting for a worker that tells speakers apart. {away.message}", error=away)
+            return replace(job, message=f"{_FOR_SPEAKERS} {away.message}", error=away)
+        if job.options.diarizes_voices and (missing := _diarization_trouble(links)):
+            return replace(job, message=f"{_FOR_SPEAKERS} {missing}")
         return replace(job, message="Waiting for worker capacity")
     job = replace(job, seconds_left=None)  # nobody knows how the worker gets on
     if job.mode is ExecutionMode.LOCAL:
@@ -268,6 +270,17 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     if trouble is None:
         return replace(job, message="Waiting for the worker to be reached")
     return replace(job, message=trouble.message, error=trouble)
+
+
+_FOR_SPEAKERS = "Waiting for a worker that tells speakers apart."
+
+
+def _diarization_trouble(links: Sequence[WorkerLink]) -> str:
+    """Why no worker that is there can tell speakers apart now, while one may be able to later; nothing where one can."""
+    here = [link.capacity for link in links if link.connected and link.capacity is not None]
+    if any(capacity.diarization for capacity in here):
+        return ""
+    return next((capacity.diarization_note for capacity in here if not capacity.diarization_error), "")
 
 
 def _diarizing_and_away(links: Sequence[WorkerLink]) -> JobError | None:

@@ -273,8 +273,8 @@ class Attempt:
                 return JobUpdate(job, speaker_chunks=((index, payload),))
             case wire.WindowReported():
                 return await self._window_finished(job, event)
-            case wire.Completed():
-                return replace(changed(job.complete(now), now), attempt_ended=AttemptState.ENDED)
+            case wire.Completed(note=note):
+                return replace(changed(job.complete(now, note), now), attempt_ended=AttemptState.ENDED)
             case _:
                 return JobUpdate(job)
 

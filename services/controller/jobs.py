@@ -241,9 +241,10 @@ class Job:
         waiting = self._to(Verb.REQUEUE, state)
         return replace(waiting, worker=None, stage="waiting", message=message, worker_event=0, wait_mark=wait_mark)
 
-    def complete(self, now: datetime) -> Job:
+    def complete(self, now: datetime, note: str = "") -> Job:
+        """``note``: what people should know of the transcript."""
         ended = self._to(Verb.COMPLETE, JobState.COMPLETE)
-        return replace(ended, finished_at=now, stage="done", percent=100.0, message="", error=None)
+        return replace(ended, finished_at=now, stage="done", percent=100.0, message=note, error=None)
 
     def fail(self, now: datetime, error: JobError) -> Job:
         return replace(self._to(Verb.FAIL, JobState.FAILED), finished_at=now, message="", error=error)

@@ -17,12 +17,13 @@ from services.controller.jobs import ExecutionMode, Job, JobId
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What a job needs of a worker; an empty model is the worker's default. ``alone``: a worker with nothing else to
-    do, since an engine died under it, which may have been its fault."""
+    do, since an engine died under it, which may have been its fault. ``by_channel``: diarization may need no model."""
 
     mode: ExecutionMode
     model: str
     diarization: bool
     alone: bool = False
+    by_channel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,12 @@ class Offer:
         )
 
     def tells(self, demand: Demand) -> bool:
-        """Whether it is known if it serves that."""
-        return self.known and (self.diarization is not None or not demand.diarization)
+        """Whether it is known if it serves that, or does not matter much."""
+        return self.known and (self.diarization is not None or not demand.diarization or demand.by_channel)
 
 
 def demand_of(job: Job, alone: bool = False) -> Demand:
-    return Demand(job.mode, job.options.model, job.options.diarization, alone)
+    return Demand(job.mode, job.options.model, job.options.diarization, alone, job.options.speaker_per_channel)
 
 
 class ReadyQueue:

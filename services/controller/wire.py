@@ -323,6 +323,7 @@ class WindowReported:
 @dataclass(frozen=True, slots=True)
 class Completed:
     processing_seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +396,7 @@ def window_stretch(plan: Plan, index: int) -> Stretch | None:
 def _outcome(outcome: worker_pb2.Outcome) -> WorkerEvent | None:
     match outcome.WhichOneof("result"):
         case "completed":
-            return Completed(seconds(outcome.completed.processing_duration))
+            return Completed(seconds(outcome.completed.processing_duration), outcome.completed.note)
         case "failed":
             return Failed(outcome.failed.reason, outcome.failed.message)
         case "canceled":

@@ -249,9 +249,9 @@ def event_of(content: bytes) -> Event:
 
 def outcome_message(outcome: Completed | Failed | Canceled | HandedBack) -> worker_pb2.Outcome:
     match outcome:
-        case Completed(audio_seconds, processing_seconds):
+        case Completed(audio_seconds, processing_seconds, note):
             completed = worker_pb2.Completed(
-                audio_duration=duration(audio_seconds), processing_duration=duration(processing_seconds)
+                audio_duration=duration(audio_seconds), processing_duration=duration(processing_seconds), note=note
             )
             return worker_pb2.Outcome(completed=completed)
         case Failed(reason, text):
@@ -316,7 +316,7 @@ def _outcome(message: worker_pb2.Outcome) -> Completed | Failed | Canceled | Han
     match message.WhichOneof("result"):
         case "completed":
             done = message.completed
-            return Completed(seconds(done.audio_duration), seconds(done.processing_duration))
+            return Completed(seconds(done.audio_duration), seconds(done.processing_duration), done.note)
         case "failed":
             return Failed(message.failed.reason, message.failed.message)
         case "canceled":

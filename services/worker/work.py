@@ -213,8 +213,11 @@ class WindowFinished:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
+    """``note``: what people should know of the transcript."""
+
     audio_seconds: float
     processing_seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class FakeJob:
     status: str = "queued"
     error_code: str | None = None
     error: str | None = None
+    message: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -70,6 +71,7 @@ class FakeGateway:
         self.faults: dict[str, deque[Fault]] = {}
         self.rejected: dict[str, tuple[str, str]] = {}  # file name -> (code, message)
         self.failing: dict[str, tuple[str, str]] = {}  # file name -> (error code, message) of its job
+        self.notes: dict[str, str] = {}  # file name -> what its complete job says
         self.canceled: set[str] = set()
         self.max_bytes: int | None = 2**40
         self.jobs_per_page = 1000
@@ -255,7 +257,8 @@ class FakeGateway:
         if status == "canceled":
             job.error_code, job.error = "USER_CANCELED", "User canceled the job"
         self.in_flight -= 1
-        await self._change(job, status, percent=100)
+        job.message = self.notes.get(name, "")
+        await self._change(job, status, percent=100, message=job.message)
 
     async def _change(self, job: FakeJob, status: str, stage: str = "", percent: float = 0, message: str = "") -> None:
         job.status = status
@@ -337,7 +340,7 @@ class FakeGateway:
 def _shown(job: FakeJob) -> dict[str, Any]:
     return {
         "jobId": job.job_id, "uploadId": job.upload.upload_id, "filename": job.upload.filename, "status": job.status,
-        "executionMode": job.mode, "progress": {"stage": "", "percent": 0}, "message": "", "attempt": 1,
+        "executionMode": job.mode, "progress": {"stage": "", "percent": 0}, "message": job.message, "attempt": 1,
         "lastErrorCode": job.error_code, "lastErrorMessage": job.error, "audioDurationSeconds": 60.0,
         "options": {"language": None, "wordTimestamps": False, "vad": True} | job.options,
     }  # fmt: skip

@@ -92,7 +92,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.held: dict[Key, Held] = {}
         self.dispatched: list[Key] = []
         self.audio: dict[str, bytearray] = {}
-        self.diarization, self.diarization_error = "demo", ""
+        self.diarization, self.diarization_error, self.diarization_note = "demo", "", ""
         self.max_concurrent = 0
         self.upload_limit: int | None = None
         self.uploads = 0
@@ -173,6 +173,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             default_model=self.models[0],
             diarization=self.diarization,
             diarization_error=self.diarization_error,
+            diarization_note=self.diarization_note,
             max_file_bytes=1 << 31,
         )
 

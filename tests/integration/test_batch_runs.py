@@ -57,6 +57,15 @@ async def test_every_recording_becomes_transcripts_and_the_state_says_so(batch: 
     }  # fmt: skip
 
 
+async def test_what_a_complete_job_says_of_its_transcript_is_told(batch: Batch, gateway: FakeGateway) -> None:
+    batch.record("a.mp3", "b.mp3")
+    gateway.notes["a.mp3"] = "Each side speaks into a channel of its own."
+    result = await batch.run()
+    assert "a.mp3: Each side speaks into a channel of its own." in result.out
+    assert "a.mp3: complete" in result.out
+    assert batch.state["files"]["a.mp3"]["status"] == "complete"
+
+
 async def test_secrets_and_control_codes_are_never_printed(batch: Batch) -> None:
     batch.record("a.mp3", "evil\x1b[31m\n.mp3")
     result = await batch.run()

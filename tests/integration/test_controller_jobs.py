@@ -132,6 +132,29 @@ async def test_a_job_with_speakers_waits_for_the_worker_that_can_tell_them_apart
     await lacking.stop()
 
 
+async def test_a_job_with_speakers_waits_for_a_pipeline_that_is_yet_to_come(client: Client, worker: FakeWorker) -> None:
+    """And holds no slot meanwhile."""
+    worker.diarization, worker.diarization_note = "", "The hub does not answer."
+    worker.changed()
+    await until_workers(client, lambda worker: not worker.diarization)
+    speakers, words = await client.submit(diarization_enabled=True), await client.submit(1)
+    await client.wait(words, "complete")
+    job = await client.wait(speakers, "queued_remote")
+    assert job.message == "Waiting for a worker that tells speakers apart. The hub does not answer."
+    assert (job.attempt, job.last_error_code) == (0, "")
+    worker.diarization, worker.diarization_note = "demo", ""
+    worker.changed()
+    await client.wait(speakers, "complete")
+
+
+async def test_what_a_worker_says_of_a_transcript_stays_with_the_job(client: Client, worker: FakeWorker) -> None:
+    ended = completed()
+    ended.outcome.completed.note = "Each side speaks into a channel of its own."
+    worker.plan = lambda dispatch: [planned(), window(0, " x"), ended]
+    job = await client.wait(await client.submit(), "complete")
+    assert job.message == ended.outcome.completed.note
+
+
 async def test_speakers_that_no_worker_can_tell_apart_are_refused(client: Client, worker: FakeWorker) -> None:
     worker.plan = lambda dispatch: [planned()]
     first, second = await client.submit(), await client.submit(1, diarization_enabled=True)

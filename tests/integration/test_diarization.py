@@ -391,7 +391,7 @@ def test_short_recordings_are_not_behind_long_ones(pipeline: Any, long_talk: Con
         def progress(share: float) -> None:
             begun.set()
 
-        diarizer.speakers(recording, Options(), Watch(lambda: None, lambda _: None, progress))
+        diarizer.speakers(recording, Options(), Watch(progress=progress))
         ended.append(name)
 
     threads = [threading.Thread(target=run, args=(long, "long"))]

@@ -141,6 +141,21 @@ def test_channels_decide_where_they_are_asked_and_can(levels: Levels | None, ask
     assert decide(levels, Options(speaker_per_channel=asked)) == decision
 
 
+@pytest.mark.parametrize(
+    ("detail", "note"),
+    [
+        ("", ""),
+        (OFFERED, "Each side speaks into a channel of its own: "),
+        (NOT_APART, "Speakers were told apart by voice, for the two channels do not hold one speaker each."),
+        (BY_CHANNEL, "Speakers were told apart by channel."),
+    ],
+)
+def test_what_is_said_when_all_is_done_is_a_sentence(detail: str, note: str) -> None:
+    said = Decision(None, detail).note
+    assert said.startswith(note)
+    assert said.endswith("." if note else "")
+
+
 def test_more_people_than_channels_are_told_apart_by_voice() -> None:
     assert decide(APART, Options(speaker_per_channel=True, min_speakers=3)) == Decision(None, NOT_ENOUGH)
     assert decide(APART, Options(speaker_per_channel=True, min_speakers=2)).speakers is not None

@@ -377,8 +377,8 @@ EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
         wire.WindowReported(6, (SAID,), silent=False),
     ),
     (
-        pb.Event(outcome=pb.Outcome(completed=pb.Completed(processing_duration=wire.duration(12.25)))),
-        wire.Completed(12.25),
+        pb.Event(outcome=pb.Outcome(completed=pb.Completed(processing_duration=wire.duration(12.25), note="why"))),
+        wire.Completed(12.25, "why"),
     ),
     (
         pb.Event(outcome=pb.Outcome(failed=pb.Failed(reason="AUDIO_INVALID", message="No audio."))),

@@ -185,6 +185,7 @@ def test_a_complete_job_has_no_error_and_is_whole() -> None:
     ended = replace(job(RUN), error=ERROR, message="transcribing", percent=98.0).complete(LATER)
     assert (ended.error, ended.message, ended.percent, ended.stage) == (None, "", 100.0, "done")
     assert ended.finished_at == LATER
+    assert job(RUN).complete(LATER, "a note").message == "a note"
 
 
 @pytest.mark.parametrize("verb", [Verb.FAIL, Verb.CANCEL])

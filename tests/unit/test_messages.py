@@ -80,7 +80,7 @@ REPORTS: list[Report] = [
     SpeakersFound(TURNS),
     WindowFinished(1, (SEGMENT,)),
     WindowFinished(2, (), silent=True),
-    Completed(60.25, 1.5),
+    Completed(60.25, 1.5, "a note"),
     Failed("AUDIO_INVALID", "why"),
     Canceled(),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -186,6 +187,8 @@ def test_a_jobs_demand_is_its_mode_model_and_diarization() -> None:
     options = Options(model="turbo", language="de", diarization=True, vad=False)
     job = Job(JobId("j"), Owner("o"), recording, options, LOCAL, datetime(2026, 1, 1, tzinfo=UTC))
     assert demand_of(job) == Demand(LOCAL, "turbo", True)
+    by_channel = replace(job, options=replace(options, speaker_per_channel=True))
+    assert demand_of(by_channel) == Demand(LOCAL, "turbo", True, by_channel=True)
 
 
 def steps(action: Callable[[], object]) -> int:
@@ -253,6 +256,12 @@ def test_a_worker_that_does_not_tell_yet_whether_it_knows_speakers_is_waited_for
     assert waiting.take([offer("a"), offer("b", diarization=True)]) == (JobId("s"), "b")
     assert queue("j").take([starting]) == (JobId("j"), "b")
     assert queue("s", demand=SPEAKERS).take([offer("a"), offer("b")]) is not None
+
+
+def test_speakers_with_a_channel_each_do_not_wait_for_who_may_know_voices() -> None:
+    by_channel = replace(SPEAKERS, by_channel=True)
+    assert queue("s", demand=by_channel).take([offer("b", diarization=None)]) == (JobId("s"), "b")
+    assert queue("s", demand=by_channel).take([offer("a", 9), offer("b", diarization=True)]) == (JobId("s"), "b")
 
 
 def test_a_worker_that_is_away_is_waited_for_by_the_jobs_that_only_it_can_run() -> None:

@@ -60,6 +60,7 @@ REPORTS: list[Report | HandedBack] = [
     WindowFinished(4, ()),
     WindowFinished(5, (), silent=True),
     Completed(1200.5, 12.25),
+    Completed(1.0, 1.0, "Each side speaks into a channel of its own."),
     Failed("AUDIO_INVALID", "No audio in it."),
     Canceled(),
     HandedBack("bye"),

@@ -52,9 +52,6 @@ _NICENESS = 10
 
 _LOOK_SECONDS = 0.1
 
-PATIENCE_SECONDS = 900.0
-"""How long jobs wait for a pipeline that the hub does not give now, before they are refused."""
-
 AGAIN_SECONDS = 60.0, 900.0
 """Bounds of the wait before a pipeline that could not be loaded is tried again: the first, and the longest."""
 
@@ -66,11 +63,13 @@ class Watch:
     - check: called every tenth of a second or so, from several threads; may raise to give up.
     - finished: told each chunk that is new, which then need not be diarized again; in order.
     - progress: told the share that is done, 0 to 1, never falling.
+    - waiting: told what it waits for, where that takes longer than a pipeline takes to load.
     """
 
-    check: Callable[[], None]
-    finished: Callable[[ChunkSpeakers], None]
-    progress: Callable[[float], None]
+    check: Callable[[], None] = lambda: None
+    finished: Callable[[ChunkSpeakers], None] = lambda _: None
+    progress: Callable[[float], None] = lambda _: None
+    waiting: Callable[[str], None] = lambda _: None
 
 
 class Diarizer:
@@ -103,28 +102,32 @@ class Diarizer:
         if not self.name:
             self._tried.set()
         self._clock = clock
-        self._until = clock() + PATIENCE_SECONDS
         self._backoff = Backoff(*AGAIN_SECONDS)
         self._again = math.inf
         self._trouble = ""
+        self._is_here = speaker_models.is_here(self.name, settings)
 
     def load(self) -> None:
-        """Loads the configured pipeline; what goes wrong is kept in ``error``. Takes seconds, for torch is large.
+        """Loads the configured pipeline; what is wrong with it is kept in ``error``. Takes seconds, for torch is large.
 
-        Jobs wait for it, also where the hub does not answer at first; where it does not for long, they are refused.
+        That the hub does not answer now is nothing wrong: jobs wait until it does.
         """
         if not self.name:
             return
         self._again = math.inf
         try:
             self._use(speaker_models.load(self.name, self._settings, self._device))
-            log.info("diarization_loaded", model=self.name, device=self._device)
+            self.revision = speaker_models.revision(self.name, self._settings)  # what the hub gave may be a newer one
+            log.info("diarization_loaded", model=self.name, revision=self.revision, device=self._device)
             self.error = self._trouble = ""
+            self._is_here = True
         except Exception as error:  # whatever a pipeline's code raises: jobs without diarization go on
-            log.exception("diarization_failed", model=self.name)
             self._again = self._clock() + self._backoff.failed()
             self._trouble = speaker_models.failure(self.name, error, token=speaker_models.has_token(self._settings))
-            if not speaker_models.is_passing(error) or self._clock() >= self._until:
+            if speaker_models.is_passing(error):
+                log.warning("diarization_waits_for_the_hub", model=self.name, message=self._trouble)
+            else:
+                log.exception("diarization_failed", model=self.name)
                 self.error = self._trouble
         if not self._trouble or self.error:
             self._tried.set()
@@ -134,7 +137,6 @@ class Diarizer:
         """Tries once more what could not be loaded: terms are accepted, folders filled, networks mended while a worker runs.
         To be called now and then; it tries the more rarely the longer it fails."""
         if self._clock() >= self._again:
-            self.revision = speaker_models.revision(self.name, self._settings)
             self.load()
 
     def _use(self, pipeline: Any) -> None:
@@ -163,8 +165,9 @@ class Diarizer:
 
     @property
     def ready_name(self) -> str:
-        """The pipeline's name unless it is known to be unavailable."""
-        return "" if self.error else speaker_models.shown(self.name)
+        """The pipeline's name once there is nothing but loading between it and jobs: one that the hub has yet to give would
+        hold their slots while it does not answer."""
+        return speaker_models.shown(self.name) if self._is_here and not self._trouble else ""
 
     @property
     def note(self) -> str:
@@ -185,8 +188,12 @@ class Diarizer:
         It is diarized in chunks of ``options.diarization_max_duration_seconds`` (`speaker_chunks`); those of ``earlier``, which
         another attempt finished, are taken as they are, where they lie where they would be now. Raises WorkError DIARIZATION_UNAVAILABLE.
         """
+        told = ""
         while not self._tried.wait(_LOOK_SECONDS):
             watch.check()
+            if told != self._trouble:
+                told = self._trouble
+                watch.waiting(told)
         self.require()
         if recording.seconds < _SHORTEST_SECONDS:
             return Speakers()

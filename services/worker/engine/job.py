@@ -121,6 +121,7 @@ class _Job:
         self._tools = tools
         self._report = report
         self._is_canceled = is_canceled
+        self._note = ""
 
     def run(self) -> Outcome:
         started = time.monotonic()
@@ -132,7 +133,7 @@ class _Job:
             self._report(StageChanged("loading", f"loading model {name}"))
         with self._tools.models.use(name, self._check) as model:
             duration = self._work_through(model, settle_language(model, self._options.language))
-        return Completed(duration, time.monotonic() - started)
+        return Completed(duration, time.monotonic() - started, self._note)
 
     def _work_through(self, model: LoadedModel, language: str) -> float:
         """Returns the recording's length, in seconds."""
@@ -227,6 +228,7 @@ class _Job:
         if not self._options.diarization:
             return ()
         decision = decide(recording.levels, self._options)
+        self._note = decision.note
         self._report(StageChanged("diarizing", decision.detail))
         if decision.detail:
             log.info("channels_considered", detail=decision.detail)
@@ -264,7 +266,12 @@ class _Job:
                 shown = percent
                 self._report(StageChanged("diarizing", f"{percent} %{said}"))
 
-        return Watch(self._check, finished=lambda chunk: self._report(SpeakerChunkFound(chunk)), progress=progress)
+        return Watch(
+            self._check,
+            finished=lambda chunk: self._report(SpeakerChunkFound(chunk)),
+            progress=progress,
+            waiting=lambda what: self._report(StageChanged("diarizing", f"{what}{said}")),
+        )
 
     def _transcribe(
         self,

@@ -10,7 +10,13 @@ from typing import Any
 
 import yaml
 from huggingface_hub import constants, get_token, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from services.worker.engine import catalog
 from services.worker.engine.model_files import short_error
@@ -48,7 +54,7 @@ def choose(settings: EngineSettings) -> tuple[str, str]:
         return wanted, ""
     if settings.default_model == catalog.DEMO:
         return DEMO, ""
-    if isinstance(try_to_load_from_cache(HUB_PIPELINE, "config.yaml"), str):
+    if _cached(HUB_PIPELINE) is not None:
         return HUB_PIPELINE, ""
     if not has_token(settings):
         return "", _NONE
@@ -61,10 +67,11 @@ def has_token(settings: EngineSettings) -> bool:
 
 
 def revision(name: str, settings: EngineSettings) -> str:
-    """Of a folder's content, for models may be replaced under one name; of a pipeline of the hub its name."""
-    folder = settings.bundled_dir / _DEMO_FOLDER if name == DEMO else Path(name)
+    """Of a folder's content, for models may be replaced under one name; of a pipeline of the hub its commit, once it is here."""
+    folder = _folder(name, settings)
     if not name or not folder.is_dir():
-        return name
+        cached = _cached(name)
+        return name if cached is None else f"{name} {cached.parent.name[:16]}"
     digest = hashlib.sha256()
     try:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -74,6 +81,25 @@ def revision(name: str, settings: EngineSettings) -> str:
     except OSError:  # to load it will fail as well, and say why
         return name
     return f"{shown(name)} {digest.hexdigest()[:16]}"
+
+
+def is_here(name: str, settings: EngineSettings) -> bool:
+    """Whether nothing has to be downloaded, as far as can be seen without loading it."""
+    return bool(name) and (_folder(name, settings).is_dir() or _cached(name) is not None)
+
+
+def _folder(name: str, settings: EngineSettings) -> Path:
+    """Of a pipeline that is one, whether or not it exists."""
+    return settings.bundled_dir / _DEMO_FOLDER if name == DEMO else Path(name)
+
+
+def _cached(name: str) -> Path | None:
+    """The configuration of a pipeline of the hub, in the cache's folder of its newest commit that is there."""
+    try:
+        found = try_to_load_from_cache(name, "config.yaml")
+    except HFValidationError:  # it is no name of the hub
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def shown(name: str) -> str:
@@ -149,7 +175,7 @@ def load(name: str, settings: EngineSettings, device: str) -> Any:
 
     # More threads than one made it slower beside a decoding job, and hardly faster alone.
     torch.set_num_threads(1)
-    folder = settings.bundled_dir / _DEMO_FOLDER if name == DEMO else Path(name)
+    folder = _folder(name, settings)
     if name == DEMO or (folder / "segmentation.safetensors").is_file():  # what `make models` makes
         pipeline = demo_pipeline(folder)
     else:

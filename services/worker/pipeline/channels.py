@@ -82,6 +82,14 @@ class Decision:
     speakers: Speakers | None
     detail: str = ""
 
+    @property
+    def note(self) -> str:
+        """The same of a job that is done, as a sentence."""
+        if not self.detail:
+            return ""
+        said = self.detail if self.detail == OFFERED else f"speakers were told apart {self.detail}"
+        return f"{said[0].upper()}{said[1:]}."
+
 
 def decide(levels: Levels | None, options: Options) -> Decision:
     """``levels``: of a recording with two channels.
