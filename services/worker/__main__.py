@@ -30,7 +30,7 @@ from services.worker.audio import AudioLimits, AudioStore
 from services.worker.capacity import Gpu, auto_slots
 from services.worker.engine.catalog import DEMO, HUB_PIPELINE
 from services.worker.engine.fleet import Fleet
-from services.worker.engine.memory import model_bytes
+from services.worker.engine.memory import DIARIZATION_BYTES, model_bytes
 from services.worker.engine.protocol import Engine, EngineSettings
 from services.worker.engine.supervisor import Supervisor
 from services.worker.gpus import find_gpus
@@ -267,7 +267,7 @@ def _audio_limits(settings: WorkerSettings) -> AudioLimits:
 def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
     """Slots by engine: one for each GPU that gets a slot, or one for them all. What was asked for is taken as it stands."""
     weights = model_bytes(settings.worker_model, settings.worker_compute_type)
-    diarization = _will_diarize(settings)
+    diarization = DIARIZATION_BYTES if _will_diarize(settings) else 0
     fitting = [auto_slots(gpu, diarization, weights) for gpu in gpus]
     wanted = settings.worker_max_concurrent_jobs
     if not wanted:

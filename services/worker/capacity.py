@@ -5,6 +5,7 @@ Invariant: an attempt is accepted only with a slot taken for it, and the revisio
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -75,15 +76,17 @@ _MOST_IN_DATA_CENTERS = 16
 _MOST_ELSEWHERE = 3
 
 
-def auto_slots(gpu: Gpu | None, diarization: bool, model_bytes: int) -> int:
-    """Jobs at once on one GPU for ``WORKER_MAX_CONCURRENT_JOBS=auto``; ``model_bytes`` is what the default model takes.
+def auto_slots(gpu: Gpu | None, diarization_bytes: int, model_bytes: int) -> int:
+    """Jobs at once on one GPU for ``WORKER_MAX_CONCURRENT_JOBS=auto``; ``model_bytes`` is what the default model takes,
+    ``diarization_bytes`` what a diarization pipeline does, 0 where there is none.
 
     All jobs share one copy of it. With large-v3 in 16 bits this is the operations guide's table: 10 GB: 1; 24 GB: 2;
-    48 GB: 3; A100 40 GB: 4; A100 80 GB: 9; one less with diarization, which needs memory of its own. Cards report a
+    48 GB: 3; A100 40 GB: 4; A100 80 GB: 9; less those whose memory diarization takes, which with pyannote's is one. Cards report a
     little less than they are sold for. No GPU: 1.
     """
     if gpu is None:
         return 1
     left = round(gpu.memory_mib / 1024) - model_bytes / 1024**3 - _GIB_RESERVED
     most = _MOST_IN_DATA_CENTERS if _DATA_CENTER.search(gpu.name) else _MOST_ELSEWHERE
-    return max(1, min(most, int(left // _GIB_PER_JOB)) - diarization)
+    for_diarization = math.ceil(diarization_bytes / 1024**3 / _GIB_PER_JOB)
+    return max(1, min(most, int(left // _GIB_PER_JOB)) - for_diarization)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.worker.capacity import Gpu, Slots, auto_slots
-from services.worker.engine.memory import model_bytes
+from services.worker.engine.memory import DIARIZATION_BYTES, model_bytes
 
 
 def test_a_slot_is_taken_and_given_back() -> None:
@@ -67,18 +67,19 @@ def test_the_revision_grows_with_every_change() -> None:
 def test_auto_agrees_with_the_operations_guide(name: str, memory_mib: int, low: int, high: int) -> None:
     gpu = Gpu(name, memory_mib)
     for model in ("tiny", "turbo", "large-v3"):
-        slots = auto_slots(gpu, diarization=False, model_bytes=model_bytes(model, ""))
+        slots = auto_slots(gpu, 0, model_bytes(model, ""))
         assert low <= slots <= high
-        assert auto_slots(gpu, diarization=True, model_bytes=model_bytes(model, "")) == max(1, slots - 1)
+        assert auto_slots(gpu, DIARIZATION_BYTES, model_bytes(model, "")) == max(1, slots - 1)
 
 
 def test_auto_takes_the_models_memory_into_account() -> None:
     gpu = Gpu("NVIDIA A100-SXM4-40GB", 40960)
-    slots = [auto_slots(gpu, False, model_bytes("large-v3", kind)) for kind in ("int8", "float16", "float32")]
+    slots = [auto_slots(gpu, 0, model_bytes("large-v3", kind)) for kind in ("int8", "float16", "float32")]
     assert slots == [4, 4, 4]
-    assert auto_slots(gpu, False, 20 * 1024**3) == 2
-    assert auto_slots(gpu, False, 60 * 1024**3) == 1
+    assert auto_slots(gpu, 0, 20 * 1024**3) == 2
+    assert auto_slots(gpu, 0, 60 * 1024**3) == 1
+    assert [auto_slots(gpu, size * 1024**3, 3 * 1024**3) for size in (0, 8, 9, 100)] == [4, 3, 2, 1]
 
 
 def test_auto_is_one_on_a_cpu() -> None:
-    assert auto_slots(None, diarization=True, model_bytes=0) == 1
+    assert auto_slots(None, DIARIZATION_BYTES, 0) == 1

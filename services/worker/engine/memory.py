@@ -273,7 +273,8 @@ RESERVED_BYTES = 1 * GIB
 """Assumed for what a CUDA context, its libraries' workspaces and the allocators' caches take."""
 
 DIARIZATION_BYTES = 2 * GIB
-"""Assumed for a diarization pipeline and torch's cache beside the models."""
+"""For the models of a diarization pipeline and their batches, beside Whisper's: what pyannote's take by measurement
+(`python -m benchmarks speaker-memory`), rounded up."""
 
 _USED_SHARE = 0.85
 """Of what is left, since blocks of many sizes leave gaps."""
