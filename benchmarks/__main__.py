@@ -56,6 +56,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         name: Benchmark(functools.partial(diarization.measure_speed, name), usual=False) for name in diarization.WEIGHTS
     },
     "diarization-long": Benchmark(diarization.measure_long, usual=False),
+    "diarization-hours": Benchmark(diarization.measure_hours, usual=False),
     "speaker-memory": Benchmark(lambda _quick: speaker_memory.measure(), usual=False, has_quick=False),
     "dropouts": Benchmark(dropouts.measure),
     "beside": Benchmark(beside.measure),

@@ -60,7 +60,7 @@ def _mixed(placed: Sequence[tuple[int, Samples, str]], length: int) -> Conversat
         SpeakerTurn((start + margin) / RATE, (start + len(line) - margin) / RATE, speaker)
         for start, line, speaker in placed
     )
-    return Conversation(np.clip(mixed, -32768, 32767).astype(np.int16), turns)
+    return Conversation(np.clip(mixed, -32768, 32767, out=mixed).astype(np.int16), turns)
 
 
 def _lines(voices: Sequence[tuple[str, str]]) -> Iterator[tuple[str, list[Samples]]]:

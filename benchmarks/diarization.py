@@ -234,6 +234,35 @@ async def measure_long(quick: bool) -> Report:
     )
 
 
+async def measure_hours(quick: bool) -> Report:
+    """Ten hours as a job has them, beside twenty minutes."""
+    short_seconds, long_seconds = (120.0, 3600.0) if quick else (1200.0, 36_000.0)
+    with tempfile.TemporaryDirectory(dir=scratch_root()) as scratch:
+        short = await asyncio.to_thread(_written, Path(scratch, "short"), short_seconds)
+        long = await asyncio.to_thread(_written, Path(scratch, "long"), long_seconds)
+        of_short = await _run(short, stock=False, longest=None)
+        of_long = await _run(long, stock=False, longest=None)
+    hours, minutes = f"{long_seconds / 3600:g} h", f"{short_seconds / 60:g} min"
+    return Report(
+        "diarization-hours",
+        (
+            Figure(f"error, {minutes}", 100 * of_short.error, "%"),
+            Figure(f"error, {hours}", 100 * of_long.error, "%"),
+            Figure(
+                f"more error in {hours}",
+                100 * (of_long.error - of_short.error),
+                "points",
+                at_most=100 * MOST_MORE_ERROR,
+            ),
+            Figure(f"speakers found in {hours}, of {SPEAKERS}", of_long.speakers, "speakers", SPEAKERS, SPEAKERS),
+            Figure(f"memory, {minutes}", of_short.mebibytes, "MiB"),
+            Figure(f"memory, {hours}", of_long.mebibytes, "MiB"),
+            Figure("memory", of_long.mebibytes / of_short.mebibytes, f"of {minutes}", at_most=MOST_MORE_MEMORY),
+            Figure(f"time, {hours}", of_long.seconds, "s"),
+        ),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one process says of its recording. ``error`` is of 1, ``mebibytes`` the peak."""
