@@ -163,11 +163,16 @@ def _vtt(transcript: Transcript) -> Iterator[str]:
     yield _subtitles(transcript, "vtt", _voice)
 
 
+_SEEN_MS = 300
+"""How long a subtitle of no length is shown: words may have been timed to one and the same moment."""
+
+
 def _subtitles(transcript: Transcript, form: str, line: Callable[[Segment], str]) -> str:
     subtitles = pysubs2.SSAFile()
     for segment in _spoken(transcript):
         start, end = round(segment.start * 1000), round(segment.end * 1000)
-        subtitles.append(pysubs2.SSAEvent(start=start, end=max(start, end), text=_verbatim(line(segment))))
+        shown_until = end if end > start else start + _SEEN_MS
+        subtitles.append(pysubs2.SSAEvent(start=start, end=shown_until, text=_verbatim(line(segment))))
     text: str = subtitles.to_string(form, keep_ssa_tags=True)
     return text
 

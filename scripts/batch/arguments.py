@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 
 from scripts.batch.sessions import is_cookie, sessions_file
 
+LONGEST_SECONDS = 7 * 24 * 3600
+"""Of a stretch to diarize at once: what the gateway takes."""
+
 PROGRAM = "run_batch.sh"
 EXIT_WRONG_USE = 2
 
@@ -242,8 +245,10 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds above 0, {LONGEST_SECONDS} (a week) at most"
+        )
     return seconds
 
 

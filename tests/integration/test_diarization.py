@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,20 +115,26 @@ def _stock(pipeline: Any, samples: NDArray[np.int16], fast: bool = False, **coun
         output = pipeline({"waveform": waveform, "sample_rate": SAMPLE_RATE, "uri": "talk"}, **counts)
     finally:
         inference.step = usual
-    return _renamed(output.speaker_diarization, output.exclusive_speaker_diarization)
+    found = (output.speaker_diarization, output.exclusive_speaker_diarization)
+    return _renamed(found, len(samples) / SAMPLE_RATE)
 
 
-def _renamed(*annotations: Any) -> Speakers:
-    names: dict[str, str] = {}
-    turns = [
+def _renamed(annotations: Iterable[Any], seconds: float) -> Speakers:
+    """As in a transcript: named in the order in which they are heard best, and nobody behind the recording's end."""
+    said, exclusive = (
         sorted(
-            (round(turn.start, 3), round(turn.end, 3), label) for turn, _, label in found.itertracks(yield_label=True)
+            (round(turn.start, 3), round(min(turn.end, seconds), 3), label)
+            for turn, _, label in found.itertracks(yield_label=True)
+            if turn.start < seconds
         )
         for found in annotations
-    ]
-    for _, _, label in turns[0]:
+    )
+    names: dict[str, str] = {}
+    for _, _, label in (*exclusive, *said):
         names.setdefault(label, f"SPEAKER_{len(names):02d}")
-    return Speakers(*(tuple(SpeakerTurn(start, end, names[label]) for start, end, label in said) for said in turns))
+    return Speakers(
+        *(tuple(SpeakerTurn(start, end, names[label]) for start, end, label in turns) for turns in (said, exclusive))
+    )
 
 
 def _sorted(speakers: Speakers) -> list[list[tuple[float, float, str]]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from faster_whisper.audio import decode_audio
@@ -109,6 +111,43 @@ def test_a_recording_may_change_its_rate_and_channels_on_the_way(tmp_path: Path)
     assert len(samples) / RATE == pytest.approx(20, abs=0.2)
     assert np.array_equal(samples[: 9 * RATE], decoded(first)[: 9 * RATE])
     assert loudness(samples[11 * RATE :]) == pytest.approx(loudness(decoded(second)[RATE:]), rel=0.05)
+
+
+WITHOUT_NAMES = (3, 5, 6, 8, 9, 16)
+"""FFmpeg takes three channels for left, right and rumble, six for a film's, and knows nothing that has nine."""
+
+
+@pytest.mark.parametrize("channels", WITHOUT_NAMES)
+@pytest.mark.parametrize(("width", "scale"), [(1, 127), (2, 32767), (4, 2**31 - 1)])
+def test_of_many_channels_without_names_each_is_heard(tmp_path: Path, channels: int, width: int, scale: int) -> None:
+    """As of a recorder with a microphone for each."""
+    sound = tone(1)
+    for channel in range(channels):
+        frames = np.zeros((len(sound), channels))
+        frames[:, channel] = sound * scale
+        content = (frames + 128).astype(np.uint8) if width == 1 else frames.astype(f"<i{width}")
+        path = tmp_path / f"{channel}.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(channels)
+            file.setsampwidth(width)
+            file.setframerate(RATE)
+            file.writeframes(content.tobytes())
+        samples = decoded(path)
+        assert len(samples) == len(sound)
+        assert np.abs(samples - sound / channels).max() <= 2 / scale + 2 / 32768
+
+
+def test_channels_with_names_are_mixed_as_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "film.flac"
+    sound = np.stack([tone(2) * (channel + 1) / 8 for channel in range(6)])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=RATE, layout="5.1")
+        frame = av.AudioFrame.from_ndarray((sound.T * 32767).astype("<i2").reshape(1, -1), format="s16", layout="5.1")
+        frame.sample_rate = RATE
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    assert np.array_equal(decoded(path), decode_audio(str(path)))
+    assert loudness(decoded(path)) > 0.01
 
 
 def loudness(samples: Samples) -> float:

@@ -145,7 +145,7 @@ def test_channels_decide_where_they_are_asked_and_can(levels: Levels | None, ask
     ("detail", "note"),
     [
         ("", ""),
-        (OFFERED, "Each side speaks into a channel of its own: "),
+        (OFFERED, "Nearly always only one of the two channels is heard: "),
         (NOT_APART, "Speakers were told apart by voice, for the two channels do not hold one speaker each."),
         (BY_CHANNEL, "Speakers were told apart by channel."),
     ],

@@ -20,13 +20,14 @@ from huggingface_hub.errors import (
 )
 
 from services.worker.engine import speaker_models
-from services.worker.engine.diarization import AGAIN_SECONDS, Diarizer, Watch
+from services.worker.engine.diarization import AGAIN_SECONDS, Diarizer, Watch, _placed
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.speaker_clusters import Bounds, Found, Heard, Rules
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
 from services.worker.pipeline.speaker_chunks import Chunk
-from services.worker.work import Options
+from services.worker.pipeline.windows import SAMPLE_RATE, Span, SpeechWindow
+from services.worker.work import Options, SpeakerTurn, VoiceTurn
 
 BUNDLED = Path(__file__).parents[2] / "models"
 
@@ -220,6 +221,23 @@ def test_where_the_terms_are_to_be_accepted_jobs_are_refused_until_they_are(monk
         hub.until_asked_again()
     assert hub.diarizer.error == ""
     assert hub.diarizer.ready_name == COMMUNITY
+
+
+@pytest.mark.parametrize("speech", [True, False])
+def test_of_less_than_half_a_second_all_is_one_speakers(tmp_path: Path, speech: bool) -> None:
+    diarizer = Diarizer(EngineSettings("demo", BUNDLED, diarization_model="demo"), "cpu", lambda: None, NoClusters())
+    diarizer._tried.set()
+    windows = (SpeechWindow(0, (Span(1_000, 7_000),)),) if speech else ()
+    found = diarizer.speakers(PreparedRecording(tmp_path / "spool", 7_840, windows), Options(), Watch())
+    assert found.turns == found.exclusive
+    assert found.turns == ((SpeakerTurn(0.0, 0.49, "SPEAKER_00"),) if speech else ())
+
+
+def test_no_turn_ends_behind_the_recording() -> None:
+    """Its last window is filled up with silence."""
+    turns = (VoiceTurn(0.5, 1.0, 0), VoiceTurn(9.0, 10.05, 1), VoiceTurn(10.01, 10.05, 0))
+    found = _placed(Found((), turns, turns), Chunk(1, 20 * SAMPLE_RATE, 10 * SAMPLE_RATE), 30.0)
+    assert found.turns == found.exclusive == (VoiceTurn(20.5, 21.0, 0), VoiceTurn(29.0, 30.0, 1))
 
 
 class SmallDevice:

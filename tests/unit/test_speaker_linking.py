@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,14 @@ def test_one_chunk_stays_as_it_is() -> None:
     )
 
 
+def test_the_first_is_who_is_heard_best_first() -> None:
+    """Words get their speakers by the exclusive turns; another's breath before them makes him no first speaker."""
+    chunk = _chunk(0, [7, 8], [(0.5, 0.6, 1), (0.5, 4.0, 0), (5.0, 9.0, 1)])
+    found = link([replace(chunk, exclusive=(VoiceTurn(0.5, 4.0, 0), VoiceTurn(5.0, 9.0, 1)))])
+    assert _names(found) == ["SPEAKER_01", "SPEAKER_00", "SPEAKER_01"]
+    assert [turn.speaker for turn in found.exclusive] == ["SPEAKER_00", "SPEAKER_01"]
+
+
 def test_nobody_speaks() -> None:
     assert link([ChunkSpeakers(0, 0, 100, (), (), ()), ChunkSpeakers(1, 90, 190, (), (), ())]) == Speakers()
 
@@ -62,9 +71,8 @@ def test_a_speaker_keeps_his_name_across_chunks_in_whatever_order_they_know_him(
 
 
 def test_two_voices_of_one_chunk_are_two_people_however_alike() -> None:
-    twins = ChunkSpeakers(
-        0, 0, LENGTH, (_voice(1, 1, 0.05), _voice(1, 2, 0.05)), (VoiceTurn(1, 2, 0), VoiceTurn(3, 4, 1)), ()
-    )
+    said = (VoiceTurn(1, 2, 0), VoiceTurn(3, 4, 1))
+    twins = ChunkSpeakers(0, 0, LENGTH, (_voice(1, 1, 0.05), _voice(1, 2, 0.05)), said, said)
     assert _names(link([twins, _chunk(1, [1])])) in (
         ["SPEAKER_00", "SPEAKER_01", "SPEAKER_00"],
         ["SPEAKER_00", "SPEAKER_01", "SPEAKER_01"],

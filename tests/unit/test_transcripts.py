@@ -115,6 +115,7 @@ def test_hours_in_subtitles() -> None:
     assert "10:00:00,500 --> 10:00:01,000" in text_of(long, "srt")
 
 
-def test_an_end_before_its_start_is_not_shown() -> None:
-    odd = Transcript("en", 40, (), "x", (Segment(0, 2.0, 1.0, "odd", "", ()),))
-    assert "00:00:02,000 --> 00:00:02,000" in text_of(odd, "srt")
+@pytest.mark.parametrize("end", [1.0, 2.0])
+def test_what_takes_no_time_can_be_read_all_the_same(end: float) -> None:
+    odd = Transcript("en", 40, (), "x", (Segment(0, 2.0, end, "odd", "", ()),))
+    assert "00:00:02,000 --> 00:00:02,300" in text_of(odd, "srt")

@@ -28,7 +28,7 @@ from services.worker.pipeline.recording import PreparedRecording
 from services.worker.pipeline.speaker_chunks import Chunk, plan_chunks
 from services.worker.pipeline.speaker_linking import link
 from services.worker.pipeline.windows import SAMPLE_RATE
-from services.worker.work import ChunkSpeakers, Options, Speakers, VoiceTurn
+from services.worker.work import ChunkSpeakers, Options, Speakers, SpeakerTurn, VoiceTurn
 
 if TYPE_CHECKING:
     from services.worker.engine.speaker_windows import Grid, SpeakerModels
@@ -44,7 +44,7 @@ its turn."""
 MOST_THREADS = 4
 """On a CPU, each with a batch of its own: batches side by side are faster than one that is spread over the cores."""
 
-# Embeddings need 0.3 s; less than this holds no speaker turn worth the name.
+# Embeddings need 0.3 s; less than this holds no turns worth the name, and one speaker if any.
 _SHORTEST_SECONDS = 0.5
 
 _NICENESS = 10
@@ -196,7 +196,7 @@ class Diarizer:
                 watch.waiting(told)
         self.require()
         if recording.seconds < _SHORTEST_SECONDS:
-            return Speakers()
+            return _one_speaker(recording)
         chunks = plan_chunks(
             recording.samples, options.diarization_max_duration_seconds, options.diarization_fast_switching
         )
@@ -280,20 +280,26 @@ _MODELS_SHARE = 0.95
 """Of the time that a chunk takes; the rest is clustering."""
 
 
+def _one_speaker(recording: PreparedRecording) -> Speakers:
+    """Whoever says what there is to be heard."""
+    turns = tuple(SpeakerTurn(0.0, round(recording.seconds, 3), "SPEAKER_00") for _ in recording.windows[:1])
+    return Speakers(turns, turns)
+
+
 def _place(index: int, start: float, end: float) -> tuple[int, float, float]:
     """Of a chunk, in seconds to the millisecond."""
     return index, round(start, 3), round(end, 3)
 
 
 def _placed(found: Found, chunk: Chunk, seconds: float) -> ChunkSpeakers:
-    """In the recording's time, to the microsecond, which every store keeps. The last window is filled up with silence, and a turn may end a frame behind the end."""
+    """In the recording's time, to the microsecond, which every store keeps. The last window is filled up with silence, in which a
+    turn may end a frame behind the recording's end."""
     offset = chunk.start / SAMPLE_RATE
     end = min(seconds, chunk.end / SAMPLE_RATE)
 
     def moved(turns: Iterable[VoiceTurn]) -> tuple[VoiceTurn, ...]:
-        return tuple(
-            VoiceTurn(round(turn.start + offset, 6), round(turn.end + offset, 6), turn.voice) for turn in turns
-        )
+        placed = ((turn.start + offset, min(turn.end + offset, seconds), turn.voice) for turn in turns)
+        return tuple(VoiceTurn(round(start, 6), round(end, 6), voice) for start, end, voice in placed if start < end)
 
     return ChunkSpeakers(chunk.index, offset, end, found.voices, moved(found.turns), moved(found.exclusive))
 

@@ -7,6 +7,7 @@ pyannote's `SpeakerDiarization.apply`.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -138,6 +139,7 @@ class ClusterProcess:
 
 def _begin(parent: int) -> None:
     child_processes.begin(parent)
+    warnings.filterwarnings("ignore")  # as in the engine's own process, where it is said why
     _load_libraries()  # here, for what it is sent is read before it is asked for anything
 
 

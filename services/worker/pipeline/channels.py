@@ -46,8 +46,8 @@ _SHORTEST_TURN = round(SHORTEST_TURN_SECONDS / FRAME_SECONDS)
 
 BY_CHANNEL = "by channel"
 OFFERED = (
-    "each side speaks into a channel of its own: where each is one person, submit again with speakerPerChannel to tell "
-    "them apart exactly"
+    "nearly always only one of the two channels is heard: where each holds one person, submit again with speakerPerChannel "
+    "to tell them apart exactly"
 )
 NOT_TWO = "by voice, for the recording does not have two channels"
 NOT_APART = "by voice, for the two channels do not hold one speaker each"

@@ -1,7 +1,8 @@
 """From a file to a recording whose windows are known: decoded in a stream, so that memory does not grow with its length.
 
-Decoding gives what faster-whisper's ``decode_audio`` gives, sample for sample, with one difference: that ends at the
-first damaged packet and silently drops all that follows; here the damaged packets alone are left out.
+Decoding gives what faster-whisper's ``decode_audio`` gives, sample for sample, with two differences. That ends at the
+first damaged packet and silently drops all that follows; here the damaged packets alone are left out. And of three channels or
+more that the file does not name, it drops some, or cannot read them at all; here all are heard alike.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from services.worker.pipeline.windows import SAMPLE_RATE, plan_everything, plan_
 
 # Frames are resampled in groups of so many samples, as faster-whisper does: one by one is much slower.
 _GROUP_SAMPLES = 500_000
+
+_STEREO = 2
 
 _UNREADABLE = "No audio can be decoded from the file. Check that it plays, and upload it again."
 _NO_STREAM = "The file has no audio stream. Upload a recording with sound."
@@ -90,9 +93,31 @@ def _frames(container: Any) -> Iterator[Any]:
         except (StopIteration, av.FFmpegError):  # a file that breaks off is used as far as it goes
             return
         try:
-            yield from packet.decode()
+            for frame in packet.decode():
+                yield _of_unnamed_channels(frame) if _is_unnamed(frame) else frame
         except av.FFmpegError:
             continue
+
+
+def _is_unnamed(frame: Any) -> bool:
+    """Whether it has many channels of which the file does not say what they are: of a recorder, one for each microphone.
+    FFmpeg takes them for a film's, and has no use for the one that would hold its rumble."""
+    channels: int = frame.layout.nb_channels
+    return channels > _STEREO and str(frame.layout.name) == f"{channels} channels"
+
+
+def _of_unnamed_channels(frame: Any) -> Any:
+    """The mean of all."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    scaled = samples.astype(np.float32)
+    if samples.dtype.kind in "iu":
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        scaled = (scaled - (half if samples.dtype.kind == "u" else 0)) / np.float32(half)
+    mixed = av.AudioFrame.from_ndarray(scaled.mean(axis=0, dtype=np.float32)[None], format="fltp", layout="mono")
+    mixed.sample_rate = frame.sample_rate
+    return mixed
 
 
 def _grouped(frames: Iterator[Any]) -> Iterator[Any]:

@@ -37,7 +37,8 @@ def link(
     most: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Speakers:
-    """The recording's speakers, SPEAKER_00, SPEAKER_01, … in the order in which they are first heard.
+    """The recording's speakers, SPEAKER_00, SPEAKER_01, … in the order in which they are first heard: as the one who is heard best,
+    for by those turns words get their speakers.
 
     ``chunks``: all of them, in order; ``check`` is called now and then, and may raise to give up. No more than ``most`` speakers; fewer than ``fewest`` only where no more voices were found.
     """
@@ -48,7 +49,7 @@ def link(
     turns = _joined([part for chunk, who, border in parts for part in _within(chunk, chunk.turns, who, border)])
     exclusive = _joined([part for chunk, who, border in parts for part in _within(chunk, chunk.exclusive, who, border)])
     names: dict[int, str] = {}
-    for turn in turns:
+    for turn in (*exclusive, *turns):
         names.setdefault(turn.person, f"SPEAKER_{len(names):02d}")
     return Speakers(
         *(tuple(SpeakerTurn(turn.start, turn.end, names[turn.person]) for turn in said) for said in (turns, exclusive))
