@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from services.worker.pipeline import prepare
+from services.worker.pipeline.decode import decode
 from services.worker.work import SpeakerTurn
 
 Samples = NDArray[np.float32]
@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def decoded(path: Path) -> Samples:
     """All of it, as the worker decodes it."""
-    return np.concatenate(list(prepare.decode(path))).astype(np.float32) / np.float32(32768.0)
+    return np.concatenate(list(decode(path))).astype(np.float32) / np.float32(32768.0)
 
 
 @dataclass(frozen=True, slots=True)

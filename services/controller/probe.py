@@ -15,7 +15,7 @@ from typing import Any
 
 import av
 
-from services.contract.media import OPEN_OPTIONS
+from services.contract.media import OPEN_OPTIONS, main_track
 
 FRAMES_TRIED = 8
 """Frames to decode before a file is believed: junk that looks like audio fails within a few."""
@@ -38,9 +38,9 @@ def probe(path: str) -> dict[str, Any]:
         return {"error": EMPTY}
     try:
         with av.open(path, options=OPEN_OPTIONS) as container:
-            if not container.streams.audio:
+            stream = main_track(container)  # which the worker decodes
+            if stream is None:
                 return {"error": NO_AUDIO}
-            stream = container.streams.audio[0]
             if not _decodes(container, stream):
                 return {"error": NOT_DECODABLE}
             return {"seconds": _stated_seconds(container, stream) or _measured_seconds(path)}
@@ -80,7 +80,7 @@ def _measured_seconds(path: str) -> float:
     """By reading all packets, for streams whose header does not say."""
     end = 0.0
     with av.open(path, options=OPEN_OPTIONS) as container:
-        for packet in container.demux(container.streams.audio[0]):
+        for packet in container.demux(main_track(container)):
             if packet.pts is not None and packet.time_base is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     return end

@@ -12,7 +12,7 @@ import pytest
 from faster_whisper.audio import decode_audio
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from services.worker.pipeline import prepare
+from services.worker.pipeline import decode, prepare
 from services.worker.pipeline.channels import has_a_speaker_a_channel
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording, Samples
@@ -204,7 +204,7 @@ def test_a_recording_that_is_not_there_is_missing(tmp_path: Path) -> None:
 
 def test_the_file_is_closed_when_decoding_is_given_up(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.wav", tone(100), "pcm_s16le")
-    pieces = prepare.decode(path)
+    pieces = decode.decode(path)
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
     assert not [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.samefile(path)]

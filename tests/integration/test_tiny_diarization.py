@@ -67,6 +67,29 @@ def test_a_tone_is_loudest_in_the_band_of_its_pitch(torch: Any, tiny: ModuleType
         assert centers[loudest] == pytest.approx(hertz, rel=0.12)
 
 
+PITCHES = 40
+
+
+@pytest.mark.parametrize("hertz", [120.0, 171.0, 245.0, 330.0])
+@pytest.mark.parametrize("without_lowest", [False, True], ids=["all", "as over a telephone"])
+def test_a_voice_has_its_pitch_whether_or_not_it_is_heard_itself(
+    torch: Any, tiny: ModuleType, hertz: float, without_lowest: bool
+) -> None:
+    harmonics = range(1 + int(300 / hertz) if without_lowest else 1, int(4000 / hertz))
+    time = torch.arange(16_000) / 16_000
+    voice = 0.1 * sum(torch.sin(2 * torch.pi * hertz * number * time) / number for number in harmonics)
+    found = tiny.LogMel(width=512, pitches=PITCHES)(voice[None, None])[0, -PITCHES:, 20:80].mean(dim=1)
+    highest = 70 * (400 / 70) ** (found.argmax() / (PITCHES - 1))
+    assert highest == pytest.approx(hertz, rel=0.04)
+
+
+def test_silence_has_no_pitch_and_the_bands_are_what_they_are_without(torch: Any, tiny: ModuleType) -> None:
+    mel = tiny.LogMel(width=512, pitches=PITCHES)
+    assert not mel(torch.zeros(1, 1, 16_000))[:, -PITCHES:].any()
+    sound = 0.1 * torch.randn(2, 1, 16_000)
+    assert torch.equal(mel(sound)[:, :-PITCHES], tiny.LogMel(width=512)(sound))
+
+
 @pytest.mark.parametrize("samples", [CHUNK, 80_000, 16_001])
 def test_the_segmentation_says_for_every_frame_who_of_four_speaks(torch: Any, segmentation: Any, samples: int) -> None:
     scores = segmentation(0.1 * torch.randn(3, 1, samples))

@@ -121,7 +121,7 @@ class _Job:
         self._tools = tools
         self._report = report
         self._is_canceled = is_canceled
-        self._note = ""
+        self._notes: list[str] = []
 
     def run(self) -> Outcome:
         started = time.monotonic()
@@ -133,7 +133,7 @@ class _Job:
             self._report(StageChanged("loading", f"loading model {name}"))
         with self._tools.models.use(name, self._check) as model:
             duration = self._work_through(model, settle_language(model, self._options.language))
-        return Completed(duration, time.monotonic() - started, self._note)
+        return Completed(duration, time.monotonic() - started, " ".join(filter(None, self._notes)))
 
     def _work_through(self, model: LoadedModel, language: str) -> float:
         """Returns the recording's length, in seconds."""
@@ -144,6 +144,7 @@ class _Job:
         with ExitStack() as held:
             with self._tools.lanes.queue.coming() if is_small(self._work.audio_path) else nullcontext():
                 recording = held.enter_context(self._prepared(model))
+            self._notes.append(recording.note)
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
             turns = self._turns(recording, plan)
@@ -228,7 +229,7 @@ class _Job:
         if not self._options.diarization:
             return ()
         decision = decide(recording.levels, self._options)
-        self._note = decision.note
+        self._notes.append(decision.note)
         self._report(StageChanged("diarizing", decision.detail))
         if decision.detail:
             log.info("channels_considered", detail=decision.detail)

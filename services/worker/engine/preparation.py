@@ -215,7 +215,7 @@ class Preparation:
             except OSError as error:
                 asked.spool.unlink(missing_ok=True)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    message = f"The worker's disk cannot be written ({error.strerror}). Check WORKER_DATA_DIR's disk."
+                    message = f"The worker's disk fails ({error.strerror}). Check WORKER_DATA_DIR's disk."
                     raise WorkError("STORAGE_FAILED", message) from error
                 note_full(_WAITS_FOR_ROOM)
                 _pause(_ROOM_PAUSES[min(fulls, len(_ROOM_PAUSES) - 1)], check)

@@ -45,16 +45,33 @@ def mel_matrix(bands: int, fft: int, rate: int, low: float = 40.0, high: float =
     return torch.clamp(torch.minimum(rising, falling), min=0).float()
 
 
-class LogMel(nn.Module):
-    """(batch, 1, samples) to (batch, bands, frames); frame j is centered on sample j * hop."""
+def pitch_matrix(
+    pitches: int, fft: int, rate: int, low: float = 70.0, high: float = 400.0, top: float = 3400.0
+) -> Tensor:
+    """Waves (fft / 2 + 1, pitches) over the spectrum up to ``top``, whose crests are the harmonics of pitches from ``low`` to ``high``
+    hertz, evenly spaced in octaves. What a magnitude spectrum gives with them is its autocorrelation at those periods."""
+    hertz = torch.linspace(0, rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
+    pitch = low * (high / low) ** torch.linspace(0, 1, pitches, dtype=torch.float64)
+    return (torch.cos(2 * math.pi * hertz / pitch) * (hertz <= top)).float()
 
-    def __init__(self, bands: int = 64, fft: int = 512, width: int = 400, rate: int = SAMPLE_RATE) -> None:
+
+class LogMel(nn.Module):
+    """(batch, 1, samples) to (batch, bands + pitches, frames); frame j is centered on sample j * hop.
+
+    Mel bands blur harmonics, and a telephone cuts the lowest off; by ``pitches`` the height of a voice is there all the same.
+    """
+
+    def __init__(
+        self, bands: int = 64, fft: int = 512, width: int = 400, rate: int = SAMPLE_RATE, pitches: int = 0
+    ) -> None:
         super().__init__()
-        self.fft, self.width = fft, width
+        self.fft, self.width, self.pitches = fft, width, pitches
         self.window: Tensor
         self.filters: Tensor
+        self.waves: Tensor
         self.register_buffer("window", torch.hann_window(width), persistent=False)
         self.register_buffer("filters", mel_matrix(bands, fft, rate), persistent=False)
+        self.register_buffer("waves", pitch_matrix(pitches, fft, rate), persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         frames = max(1, waveforms.shape[-1] // _HOP)
@@ -69,9 +86,14 @@ class LogMel(nn.Module):
             return_complex=True,
         )
         power = (spectrum.real.square() + spectrum.imag.square())[..., :frames]
-        mel = torch.matmul(power.transpose(1, 2), self.filters)
+        power = power.transpose(1, 2)
         # brings the features of speech near zero mean and unit variance
-        return (torch.log(mel + 1e-5).transpose(1, 2) + 5.0) / 4.0
+        features = (torch.log(torch.matmul(power, self.filters) + 1e-5) + 5.0) / 4.0
+        if self.pitches:
+            magnitude = power.sqrt()
+            share = torch.matmul(magnitude, self.waves) / (magnitude.sum(-1, keepdim=True) + 1e-2)
+            features = torch.cat([features, 4.0 * share], -1)
+        return features.transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -100,7 +122,7 @@ def time_delay_network(bands: int, channels: int, outputs: int) -> nn.Sequential
 
 
 class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no types
-    """Log-mel, time-delay network at 40 ms a frame, LSTM, self-attention, LSTM, and what ``decode`` makes of them.
+    """Log-mel and pitch, time-delay network at 40 ms a frame, LSTM, self-attention, LSTM, and what ``decode`` makes of them.
 
     - head: powerset classes as they are.
     - cluster: how many speak comes from the powerset classes; who it is, from clusters of per-frame speaker vectors.
@@ -123,6 +145,8 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
         sample_rate: int = SAMPLE_RATE,
         num_channels: int = 1,
         task: Task | None = None,
+        width: int = 400,
+        pitches: int = 0,
     ) -> None:
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
         self.save_hyperparameters(
@@ -136,9 +160,11 @@ class TinySegmentation(Model):  # type: ignore[misc]  # pyannote publishes no ty
             "threshold",
             "min_frames",
             "pair_bias",
+            "width",
+            "pitches",
         )
-        self.mel = LogMel(n_mels, rate=sample_rate)
-        self.tdnn = time_delay_network(n_mels, channels, pooled)
+        self.mel = LogMel(n_mels, width=width, rate=sample_rate, pitches=pitches)
+        self.tdnn = time_delay_network(n_mels + pitches, channels, pooled)
         self.down = Block(pooled, reduced, 3, 2)
         self.rnn1 = nn.LSTM(reduced, hidden, batch_first=True, bidirectional=True)
         self.ln = nn.LayerNorm(2 * hidden)
@@ -305,7 +331,7 @@ def decide_by_centers(
 
 
 class TinyEmbedding(Model):  # type: ignore[misc]  # pyannote publishes no types
-    """Log-mel, time-delay network at 20 ms a frame, weighted statistics pooling, linear layer, whitening."""
+    """Log-mel and pitch, time-delay network at 20 ms a frame, weighted statistics pooling, linear layer, whitening."""
 
     MIN_SAMPLES = 4800
 
@@ -318,11 +344,13 @@ class TinyEmbedding(Model):  # type: ignore[misc]  # pyannote publishes no types
         sample_rate: int = SAMPLE_RATE,
         num_channels: int = 1,
         task: Task | None = None,
+        width: int = 400,
+        pitches: int = 0,
     ) -> None:
         super().__init__(sample_rate=sample_rate, num_channels=num_channels, task=task)
-        self.save_hyperparameters("n_mels", "channels", "pooled", "dimension")
-        self.mel = LogMel(n_mels, rate=sample_rate)
-        self.tdnn = time_delay_network(n_mels, channels, pooled)
+        self.save_hyperparameters("n_mels", "channels", "pooled", "dimension", "width", "pitches")
+        self.mel = LogMel(n_mels, width=width, rate=sample_rate, pitches=pitches)
+        self.tdnn = time_delay_network(n_mels + pitches, channels, pooled)
         self.emb = nn.Linear(2 * pooled, dimension)
         self.norm = nn.BatchNorm1d(dimension, affine=False)
         self.register_buffer("post_mean", torch.zeros(dimension))

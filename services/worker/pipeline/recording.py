@@ -21,12 +21,13 @@ BYTES_PER_SAMPLE = 2
 @dataclass(frozen=True, slots=True)
 class PreparedRecording:
     """``spool``: ``samples`` of signed 16-bit mono at 16 kHz, little-endian, without a header. ``levels``: of the channels, where
-    they were asked for and there are two throughout."""
+    they were asked for and there are two throughout. ``note``: what people should know of the file, in sentences."""
 
     spool: Path
     samples: int
     windows: tuple[SpeechWindow, ...]
     levels: Levels | None = field(default=None, compare=False)
+    note: str = ""
 
     @property
     def seconds(self) -> float:
