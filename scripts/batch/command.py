@@ -19,7 +19,7 @@ from scripts.batch.client import Gateway, Refused, shown_url
 from scripts.batch.outages import Faulty, Outages
 from scripts.batch.plan import Plan, make_plan
 from scripts.batch.progress import Display, display
-from scripts.batch.recordings import find_recordings
+from scripts.batch.recordings import look_into
 from scripts.batch.runner import Runner
 from scripts.batch.sessions import RememberedSessions, gateway_key
 from scripts.batch.state import BatchState, Session, StateError, Status, load_state
@@ -153,10 +153,10 @@ def _renewal(had_before: bool) -> str:
 def _plan(given: Arguments, state: BatchState) -> Plan:
     """Also makes sure that the state and the transcripts can be written."""
     try:
-        recordings = find_recordings(given.input)
+        recordings, others = look_into(given.input)
     except OSError as error:
         raise WrongUse(f"cannot read the folder {str(given.input)!r}: {error.strerror or error}") from error
-    plan = make_plan(recordings, state.entries, given)
+    plan = make_plan(recordings, state.entries, given, others)
     if not plan.all:
         raise WrongUse(f"there are no recordings in {str(given.input)!r} (files as .mp3, .wav, .m4a or .mp4)")
     try:

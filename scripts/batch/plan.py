@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from scripts.batch.arguments import Arguments
-from scripts.batch.recordings import Fingerprint, Recording, fingerprint, shown
+from scripts.batch.arguments import FORMATS, Arguments
+from scripts.batch.recordings import Fingerprint, Recording, fingerprint, shown, transcript_name
 from scripts.batch.runner import missing_transcripts
 from scripts.batch.state import Entry, Status
 
@@ -30,8 +31,10 @@ class Plan:
         return tuple(sorted((*self.pending, *self.skipped, *self.left), key=lambda recording: recording.name))
 
 
-def make_plan(recordings: Sequence[Recording], entries: Mapping[str, Entry], arguments: Arguments) -> Plan:
-    """``entries`` of the plan are those of all its recordings as the run begins."""
+def make_plan(
+    recordings: Sequence[Recording], entries: Mapping[str, Entry], arguments: Arguments, others: Sequence[str] = ()
+) -> Plan:
+    """``entries`` of the plan are those of all its recordings as the run begins. ``others``: what else is in the folder."""
     present = [*recordings, *_followed(recordings, entries, arguments)]
     begun = {recording.name: _begun(recording, entries, arguments) for recording in present}
     by_status = {recording.name: begun[recording.name].status for recording in present}
@@ -43,7 +46,11 @@ def make_plan(recordings: Sequence[Recording], entries: Mapping[str, Entry], arg
         incomplete=tuple(recording for recording in skipped if missing_transcripts(recording, arguments)),
         left=left,
         entries=begun,
-        notes=(*_changed(skipped, begun), *_with_other_options(begun, arguments)),
+        notes=(
+            *_passed_over(others, recordings, arguments),
+            *_changed(skipped, begun),
+            *_with_other_options(begun, arguments),
+        ),
     )
 
 
@@ -88,20 +95,44 @@ def _with_other_options(entries: Mapping[str, Entry], arguments: Arguments) -> I
         yield f"Submitted with other options before, and going on with those: {_some(begun)}."
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], of: str = "of the recordings") -> str:
     named = ", ".join(shown(name) for name in names[:NAMED])
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} of the recordings ({named}{more})"
+    return f"{len(names)} {of} ({named}{more})"
+
+
+def _passed_over(others: Sequence[str], recordings: Sequence[Recording], arguments: Arguments) -> Iterator[str]:
+    """What a run makes is not worth a word."""
+    made = {transcript_name(recording.name, form) for recording in recordings for form in FORMATS}
+    made |= {path.name for path in (arguments.output, arguments.state) if path.parent == arguments.input}
+    left = [name for name in others if name not in made]
+    if left:
+        yield f"Passed over, for they are folders, or no recordings by their endings: {_some(left, 'names')}."
 
 
 def _changed(skipped: Sequence[Recording], entries: Mapping[str, Entry]) -> Iterator[str]:
     for recording in skipped:
-        before, now = entries[recording.name].content, _content(recording)
-        if before is not None and now is not None and before.size_bytes != now.size_bytes:
+        if _is_another(recording, entries[recording.name]):
             yield (
                 f"{shown(recording.name)}: skipped as complete, but the file has changed since; to transcribe it "
                 "again, remove its entry from the state file"
             )
+
+
+def _is_another(recording: Recording, entry: Entry) -> bool:
+    """A recorder that fills its files up makes all of one size, so one of another time is looked into."""
+    before, now = entry.content, _content(recording)
+    if before is None or now is None or before == now:
+        return False
+    return before.size_bytes != now.size_bytes or _digest(recording) not in (None, entry.sha256)
+
+
+def _digest(recording: Recording) -> str | None:
+    try:
+        with recording.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _content(recording: Recording) -> Fingerprint | None:

@@ -8,8 +8,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-_AUDIO = """aac ac3 aif aifc aiff amr ape au caf eac3 flac gsm m4a m4b m4r mka mp1 mp2 mp3 mpga oga ogg opus snd spx
-tta wav wave weba wma wv"""
+_AUDIO = """3ga aac ac3 aif aifc aiff amr ape au bwf caf eac3 flac gsm m4a m4b m4r mka mp1 mp2 mp3 mpga oga ogg opus snd spx
+tta w64 wav wave weba wma wv"""
 _VIDEO = "3g2 3gp asf avi f4v flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv"
 
 EXTENSIONS = frozenset((*_AUDIO.split(), *_VIDEO.split()))
@@ -39,13 +39,30 @@ class Fingerprint:
 
 
 def find_recordings(folder: Path) -> list[Recording]:
-    """The recordings directly in the folder, by name; hidden files and files of other kinds are passed over.
+    """As `look_into`."""
+    return look_into(folder)[0]
+
+
+def look_into(folder: Path) -> tuple[list[Recording], list[str]]:
+    """The recordings directly in the folder, by name, and the names of what else is there, but for what is hidden: folders, files of
+    other kinds, links that lead nowhere.
 
     Raises OSError when the folder cannot be read.
     """
+    recordings: list[str] = []
+    others: list[str] = []
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if is_recording(entry.name) and entry.is_file())
-    return [Recording(name, folder / name) for name in names]
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (recordings if is_recording(entry.name) and _is_file(entry) else others).append(entry.name)
+    return [Recording(name, folder / name) for name in sorted(recordings)], sorted(others)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def is_recording(name: str) -> bool:

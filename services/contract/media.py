@@ -6,7 +6,7 @@ from typing import Any
 
 _CONTAINERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,mp2,mp3,mpeg,mpegts,"
-    "mpegvideo,ogg,opus,tta,voc,w64,wav,wv,wtv,rm,dts,dtshd,spdif,adts,loas,nut,ircam,sox"
+    "mpegvideo,mxf,ogg,opus,tta,voc,w64,wav,wv,wtv,rm,dts,dtshd,spdif,adts,loas,nut,ircam,sox"
 )
 
 OPEN_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}

@@ -122,6 +122,27 @@ def test_of_several_tracks_the_default_is_heard_and_it_is_said(tmp_path: Path, n
     assert probe(str(tmp_path / name))["seconds"] == pytest.approx(4, abs=0.2)
 
 
+def test_what_broadcasters_make_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.mxf"
+    sound = np.repeat(tone(2), 3)
+    with av.open(str(path), "w") as container:
+        picture, track = container.add_stream("mpeg2video", rate=25), container.add_stream("pcm_s16le", rate=48_000)
+        picture.width = picture.height = 64
+        picture.pix_fmt = "yuv420p"
+        for number in range(50):
+            image = av.VideoFrame(64, 64, "yuv420p")
+            image.pts = number
+            samples = (32767 * sound[None, 1920 * number : 1920 * (number + 1)]).astype("<i2")
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 48_000, 1920 * number
+            for packet in (*picture.encode(image), *track.encode(frame)):
+                container.mux(packet)
+        for packet in (*picture.encode(None), *track.encode(None)):
+            container.mux(packet)
+    samples, _ = decoded(path)
+    assert len(samples) == 2 * RATE
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov", "a.ts"])
 def test_a_pause_of_the_recorder_is_a_pause(tmp_path: Path, name: str) -> None:
     pieces = [(0.0, tone(2)), (7.5, tone(2))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import multiprocessing
@@ -25,7 +26,7 @@ from scripts.batch.events import Event, EventDecoder
 from scripts.batch.outages import Away, Faulty, Outages, persistently
 from scripts.batch.plan import make_plan
 from scripts.batch.progress import Bars, doing, time_left
-from scripts.batch.recordings import Fingerprint, find_recordings, shown, transcript_name
+from scripts.batch.recordings import Fingerprint, find_recordings, look_into, shown, transcript_name
 from scripts.batch.runner import ended_entry
 from scripts.batch.sessions import KEPT, RememberedSessions, gateway_key, sessions_file
 from scripts.batch.state import BatchState, Entry, Session, StateError, Status, load_state
@@ -327,7 +328,36 @@ def test_recordings_are_told_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "folder.mp3").mkdir()
     (tmp_path / "broken.mp3").symlink_to(tmp_path / "nothing")
     (tmp_path / "link.mp3").symlink_to(tmp_path / "d.txt")
-    assert [recording.name for recording in find_recordings(tmp_path)] == ["a.M4A", "b.mp3", "link.mp3"]
+    (tmp_path / "loop.mp3").symlink_to(tmp_path / "loop.mp3")
+    recordings, others = look_into(tmp_path)
+    assert [recording.name for recording in recordings] == ["a.M4A", "b.mp3", "link.mp3"]
+    assert others == ["broken.mp3", "d.txt", "e.mp3.part", "folder.mp3", "loop.mp3", "mp3"]
+
+
+def test_what_is_passed_over_is_named_but_not_what_a_run_made_itself(tmp_path: Path) -> None:
+    for name in ("a.mp3", "a.mp3.txt", "b.mp3.txt", "batch_state.json", "notes.doc", "tape.xyz", "x.1", "x.2"):
+        (tmp_path / name).touch()
+    (tmp_path / "transcripts").mkdir()
+    arguments = parse_arguments(["--input", str(tmp_path)])
+    recordings, others = look_into(tmp_path)
+    (note,) = make_plan(recordings, {}, arguments, others).notes
+    assert note.startswith("Passed over, for they are folders, or no recordings by their endings: 5 names (b.mp3.txt, ")
+    assert note.endswith(" and 2 more).")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.mp3").touch()
+    assert make_plan(*look_into(tmp_path / "only")[:1], {}, arguments, look_into(tmp_path / "only")[1]).notes == ()
+
+
+@pytest.mark.parametrize("content", [b"the same", b"another!"])
+def test_a_file_of_the_same_size_is_looked_into(tmp_path: Path, content: bytes) -> None:
+    """Recorders that fill their files up make all of one size, under names that come again."""
+    path = tmp_path / "REC001.wav"
+    path.write_bytes(content)
+    digest = hashlib.sha256(b"the same").hexdigest()
+    entry = Entry(Status.COMPLETE, "local", "u", "j", content=Fingerprint(8, 1), sha256=digest)
+    plan = make_plan(find_recordings(tmp_path), {path.name: entry}, parse_arguments(["--input", str(tmp_path)]))
+    assert [recording.name for recording in plan.skipped] == [path.name]
+    assert any("has changed since" in note for note in plan.notes) == (content != b"the same")
 
 
 def test_transcripts_of_long_names_fit_and_differ() -> None:
