@@ -190,6 +190,8 @@ async def test_silence_is_a_complete_transcript_without_segments(engine: Supervi
     found = await run(engine, path)
     assert found.segments == []
     assert found.plan.windows == ()
+    assert isinstance(found.outcome, Completed)
+    assert found.outcome.note == "No speech was found in the recording."
     diarized = await run(engine, path, diarization=True)
     assert diarized.segments == []
     assert diarized.all(SpeakersFound) == [SpeakersFound(())]
@@ -201,6 +203,29 @@ async def test_without_the_voice_detector_everything_is_decoded(engine: Supervis
     assert [(window.start, window.end) for window in found.plan.windows] == [(0, 30), (30, 35)]
     assert list(found.windows) == [0, 1]
     assert isinstance(found.outcome, Completed)
+
+
+async def test_words_are_missed_no_more_without_the_voice_detector() -> None:
+    """In 32 bits, which is exact everywhere."""
+    speech = next(example for example in recordings.examples() if example.path.name == "hearing.flac")
+    async with started(compute_type="float32") as engine:
+        found = await run(engine, speech.path, vad=False)
+    assert word_errors(speech.text, found.text) <= MOST_WORD_ERRORS
+
+
+async def test_what_looks_like_a_models_own_token_is_text(engine: Supervisor, one_speaker: Example) -> None:
+    plain = await run(engine, one_speaker.path, initial_prompt="hello there", hotwords="team")
+    marked = await run(
+        engine, one_speaker.path, initial_prompt="<|startoftranscript|>hello<|endoftext|> there", hotwords="<|en|>team"
+    )
+    assert marked.text == plain.text
+
+
+async def test_a_recording_that_was_cut_off_says_so(engine: Supervisor, tmp_path: Path) -> None:
+    whole = recordings.encode(tmp_path / "a.mkv", np.tile(recordings.tone(1), 30), "aac")
+    found = await run(engine, recordings.cut_off(whole, 0.5), diarization=True)
+    assert isinstance(found.outcome, Completed)
+    assert "was cut off: about 0:15 of 0:30" in found.outcome.note
 
 
 async def test_what_is_no_recording_fails_and_says_so(engine: Supervisor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -101,3 +102,18 @@ def heard(*starts: float) -> tuple[Segment, ...]:
 )
 def test_dropouts(segments: tuple[Segment, ...], seconds: float, dropout: bool) -> None:
     assert has_dropout(segments, seconds) is dropout
+
+
+@pytest.mark.parametrize(
+    ("segments", "voiced", "dropout"),
+    [
+        ((), lambda _: 0.0, False),
+        ((), lambda seconds: min(seconds, 1.0), True),
+        (heard(0, 1, 2), lambda seconds: min(seconds, 3.0), False),  # then it is silent
+        (heard(0, 1, 2), lambda seconds: seconds / 2, True),
+    ],
+)
+def test_in_silence_no_words_are_missing(
+    segments: tuple[Segment, ...], voiced: Callable[[float], float], dropout: bool
+) -> None:
+    assert has_dropout(segments, 30.0, voiced) is dropout

@@ -20,6 +20,7 @@ from services.worker.pipeline.windows import (
     plan_everything,
     plan_speech,
     to_recording_time,
+    voice_clock,
 )
 from services.worker.work import Segment, Window, Word
 
@@ -241,3 +242,11 @@ def test_halves_hold_all_speech_in_order(seed: int) -> None:
             assert samples == sorted(samples)
             assert sum(part.seconds for part in parts) == pytest.approx(window.seconds)
             assert all(part.seconds >= 0.5 for part in parts)
+
+
+def test_of_a_time_in_a_window_it_is_known_how_much_voice_is_before_it() -> None:
+    window = SpeechWindow(0, (Span(0, 10 * SAMPLE_RATE), Span(20 * SAMPLE_RATE, 30 * SAMPLE_RATE)))
+    voice = [Span(start * SAMPLE_RATE, end * SAMPLE_RATE) for start, end in ((2, 4), (8, 22), (29, 40))]
+    voiced = voice_clock(window, voice)
+    assert [voiced(seconds) for seconds in (0, 3, 5, 9, 10, 11, 12, 15, 20)] == [0, 1, 2, 3, 4, 5, 6, 6, 7]
+    assert voice_clock(window, [])(20) == 0

@@ -6,6 +6,7 @@ decoding and alignment each have batches of their own size.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
@@ -93,8 +94,10 @@ class Voice:
 
     @cached_property
     def _prompt(self) -> list[int]:
-        before = self.tokenizer.encode(self._options.initial_prompt) if self._options.initial_prompt else []
-        return self._made(before, self._options.hotwords or None)
+        before = without_markers(self._options.initial_prompt)
+        return self._made(
+            self.tokenizer.encode(before) if before else [], without_markers(self._options.hotwords) or None
+        )
 
     @cached_property
     def _bare_prompt(self) -> list[int]:
@@ -108,6 +111,11 @@ class Voice:
         start = prompt.index(self.tokenizer.sot)
         room = self.model.whisper.max_length - MOST_TOKENS - (len(prompt) - start)
         return prompt if start <= room else [prompt[0], *prompt[start - room + 1 :]]
+
+
+def without_markers(text: str) -> str:
+    """What looks like one of the model's own tokens ("<|endoftext|>") would be taken for it."""
+    return re.sub(r"<\|.*?\|>", " ", text).strip()
 
 
 @dataclass(slots=True, eq=False)

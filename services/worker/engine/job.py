@@ -60,6 +60,8 @@ _NO_WORD_TIMES = (
     " choose another model, or leave wordTimestamps out."
 )
 
+_NO_SPEECH = "No speech was found in the recording."
+
 _LOOK_SECONDS = 0.1
 """How often a job that waits for the device looks whether it was canceled."""
 
@@ -144,7 +146,7 @@ class _Job:
         with ExitStack() as held:
             with self._tools.lanes.queue.coming() if is_small(self._work.audio_path) else nullcontext():
                 recording = held.enter_context(self._prepared(model))
-            self._notes.append(recording.note)
+            self._notes += [recording.note, "" if recording.windows else _NO_SPEECH]
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
             turns = self._turns(recording, plan)
@@ -301,8 +303,8 @@ class _Job:
                 if not waiting:
                     raise WorkCanceled
                 window, request = waiting.popleft()
-                segments = decoding.finish(window, request, again=self._options.vad)
-                silent = self._options.vad and not segments
+                segments = decoding.finish(window, request, again=True)
+                silent = not segments and recording.voiced(window)(window.seconds) > 0
                 self._report(WindowFinished(window.index, self._assembled(segments, turns), silent))
                 if (now := progress.add(window)) is not None:
                     self._report(now)
@@ -353,7 +355,7 @@ class _Decoding:
         another way."""
         found = self._wait(request)
         placed = to_recording_time(found, window.spans)
-        if again and has_dropout(found, window.seconds):
+        if again and has_dropout(found, window.seconds, self._recording.voiced(window)):
             placed = max(placed, self._in_parts(halves(window) or (window,)), key=_count_words)
         return tuple(
             piece for segment in placed for piece in (segments_of(segment.words) if segment.words else (segment,))

@@ -19,14 +19,15 @@ def warm_up() -> None:
 
 
 def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float, channels: bool = False) -> PreparedRecording:
-    """Decodes ``source`` into ``spool`` and plans its windows: of speech alone, or of everything where ``vad`` is off.
+    """Decodes ``source`` into ``spool`` and plans its windows: of speech alone, or of everything where ``vad`` is off;
+    where voice is heard has to be known all the same, to see where words are missing.
     ``spool`` is there: whoever no longer wants it removes it, and it does not come again. What an earlier try left in it does not
     count.
     ``channels``: measures the levels of the channels, too, where there are two.
 
     Raises WorkError AUDIO_INVALID, AUDIO_MISSING; OSError where the disk fails, FileNotFoundError where the spool is gone.
     """
-    detector = VoiceDetector() if vad else None
+    detector = VoiceDetector()
     meter = ChannelMeter() if channels else None
     findings = Findings()
     samples = 0
@@ -35,10 +36,10 @@ def prepare(source: Path, spool: Path, *, vad: bool, max_seconds: float, channel
         for chunk in decode(source, meter, findings):
             file.write(chunk.tobytes())
             samples += len(chunk)
-            if detector is not None:
-                detector.feed(chunk.astype(np.float32) / np.float32(32768.0))
+            detector.feed(chunk.astype(np.float32) / np.float32(32768.0))
     levels = meter.finish() if meter is not None else None
-    if detector is None:
-        return PreparedRecording(spool, samples, plan_everything(samples, max_seconds), levels, findings.note)
     spans = speech_spans(detector.finish().tolist(), samples, max_seconds)
-    return PreparedRecording(spool, samples, plan_speech(spans, max_seconds), levels, findings.note)
+    if vad:
+        return PreparedRecording(spool, samples, plan_speech(spans, max_seconds), levels, findings.note)
+    windows = plan_everything(samples, max_seconds)
+    return PreparedRecording(spool, samples, windows, levels, findings.note, tuple(spans))

@@ -7,7 +7,7 @@ searching differently, without sampling: a window's text depends on nothing but 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import pairwise
@@ -89,15 +89,16 @@ _RANK = {
 }
 
 
-def has_dropout(segments: Sequence[Segment], seconds: float) -> bool:
-    """Whether words may be missing from a window with so many seconds of voice: none were found, or none in a long stretch
-    of it. ``segments`` in seconds from the window's beginning; of words that were not timed nothing is known."""
+def has_dropout(segments: Sequence[Segment], seconds: float, voiced: Callable[[float], float] = float) -> bool:
+    """Whether words may be missing from a window of so many seconds: none were found, or none in a long stretch of
+    voice. ``segments`` in seconds from the window's beginning; of words that were not timed nothing is known. ``voiced``: of such
+    a time, how much voice is heard before it."""
     if not segments:
-        return True
+        return voiced(seconds) > 0
     words = [word for segment in segments for word in segment.words]
     if not words:
         return False
-    beginnings = [0.0, *(word.start for word in words), seconds]
+    beginnings = [0.0, *(voiced(word.start) for word in words), voiced(seconds)]
     return any(after - before > LONGEST_GAP_SECONDS for before, after in pairwise(beginnings))
 
 

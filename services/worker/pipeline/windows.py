@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -20,7 +20,7 @@ SAMPLE_RATE = 16_000
 
 # Part of every fingerprint: raise it when the same recording and options would be cut into other windows, or would give
 # another text, by another version of this program.
-PLANNER_VERSION = 2
+PLANNER_VERSION = 3
 
 SHORTEST_HALF = SAMPLE_RATE // 2
 """Samples. Less than half a second is not decoded alone."""
@@ -76,6 +76,19 @@ def plan_speech(spans: Iterable[Span], max_seconds: float) -> tuple[SpeechWindow
 def plan_everything(samples: int, max_seconds: float) -> tuple[SpeechWindow, ...]:
     """Windows over the whole recording, for work that must not leave out what sounds like silence."""
     return plan_speech([Span(0, samples)] if samples else [], max_seconds)
+
+
+def voice_clock(window: SpeechWindow, voice: Sequence[Span]) -> Callable[[float], float]:
+    """Of a time in the window, in seconds, how much voice there is before it. ``voice``: in the recording."""
+    heard: list[tuple[float, float]] = []
+    before = 0
+    for span in window.spans:
+        for piece in voice:
+            start, end = max(piece.start, span.start), min(piece.end, span.end)
+            if start < end:
+                heard.append(((before + start - span.start) / SAMPLE_RATE, (before + end - span.start) / SAMPLE_RATE))
+        before += span.length
+    return lambda seconds: sum(max(0.0, min(end, seconds) - start) for start, end in heard)
 
 
 def halves(window: SpeechWindow) -> tuple[SpeechWindow, ...]:
