@@ -65,12 +65,16 @@ class RecognizerRecipe:
 
 @dataclass(frozen=True, slots=True)
 class VoicesRecipe:
-    """Synthetic people. One in ``1 / held_share`` is kept out of training, for choosing the pipeline's parameters."""
+    """Synthetic people. One in ``1 / held_share`` is kept out of training, for choosing the pipeline's parameters.
+
+    - sibling_share: those who have everything but pitch and speed of somebody else's voice.
+    """
 
     seed: int = 1
-    identities: int = 960
+    identities: int = 1_200
     seconds_each: float = 24.0
     held_share: float = 1 / 8
+    sibling_share: float = 0.3
     room_share: float = 0.35
 
 
@@ -93,7 +97,7 @@ class SegmentationRecipe:
 
     - speakers: most that a chunk of 10 s can hold; speakers_shares: how often a training chunk has 0, 1, 2 ... of them.
     - overlapped_share: chunks in which speech overlaps on purpose; most_overlapped: the most of their time.
-    - similar_share: conversations among voices that the embedding finds alike; neighbors: among so many nearest.
+    - similar_share: conversations among voices that the embedding finds alike; neighbors: among so many nearest, or fewer.
     - frozen_share: first part of the steps in which the network shared with the embedding stays as it is.
     - counting, telling, assigning: weights of the three losses (how many speak, are two frames of one speaker, who).
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.train.recipe import VoicesRecipe
@@ -12,6 +12,8 @@ from models.train.speech import Voice
 from models.train.voices import ACCENTS, HEARD, voice_name
 
 _MADE_SHARE = 2 / 3
+_SIBLINGS_APART = (15, 35)
+_LOWEST, _HIGHEST = 10, 90
 _WARPS, _MADE_WARPS = (100, 100, 88, 92, 96, 104, 108, 114), (100, 100, 94, 106)
 
 
@@ -24,12 +26,27 @@ class Identity:
 
 
 def is_held(number: int, recipe: VoicesRecipe) -> bool:
-    """Whether nothing is trained on this one."""
-    return number % round(1 / recipe.held_share) == 0
+    """Whether nothing is trained on this one. Of two that may be siblings, on both or none."""
+    return number // 2 % round(1 / recipe.held_share) == 0
 
 
 def draw_identity(number: int, recipe: VoicesRecipe, variants: Path) -> Identity:
     """The same for the same number; a variant of our own is written into ``variants``."""
+    drawn = random.Random(f"{recipe.seed}/{number}/sibling")
+    if number % 2 and drawn.random() < 2 * recipe.sibling_share:
+        return _sibling(draw_identity(number - 1, recipe, variants), drawn)
+    return _draw_other(number, recipe, variants)
+
+
+def _sibling(of: Identity, drawn: random.Random) -> Identity:
+    """The same throat and accent, at another pitch and speed: as like as two people can be that are still told apart."""
+    apart, pitch = drawn.randint(*_SIBLINGS_APART), of.voice.pitch
+    near = [each for each in (pitch - apart, pitch + apart) if _LOWEST <= each <= _HIGHEST]
+    voice = replace(of.voice, rate=drawn.randint(140, 195), pitch=drawn.choice(near), lilt=drawn.randint(30, 70))
+    return replace(of, voice=voice)
+
+
+def _draw_other(number: int, recipe: VoicesRecipe, variants: Path) -> Identity:
     drawn = random.Random(f"{recipe.seed}/{number}")
     accent, lilt, rate = drawn.choice(list(ACCENTS)), drawn.randint(30, 70), drawn.randint(140, 195)
     if drawn.random() < _MADE_SHARE:

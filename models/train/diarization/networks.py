@@ -18,6 +18,17 @@ EMBEDDED_SECONDS = 5.0
 VECTOR = 96
 _THRESHOLD, _MIN_FRAMES = 0.5, 6
 
+_HEARD = {
+    "sample_rate": 16000,
+    "num_channels": 1,
+    "n_mels": 64,
+    "width": 512,
+    "pitches": 40,
+    "channels": 160,
+    "pooled": 256,
+}
+"""Of both models: what they hear, and the first layers, which the segmentation takes over from the embedding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -31,7 +42,7 @@ class Described:
 def embedding_described() -> Described:
     return Described(
         "TinyEmbedding",
-        {"sample_rate": 16000, "num_channels": 1, "n_mels": 64, "channels": 160, "pooled": 256, "dimension": VECTOR},
+        {**_HEARD, "dimension": VECTOR},
         {
             "problem": "REPRESENTATION",
             "resolution": "CHUNK",
@@ -47,11 +58,7 @@ def segmentation_described(speakers: int) -> Described:
     return Described(
         "TinySegmentation",
         {
-            "sample_rate": 16000,
-            "num_channels": 1,
-            "n_mels": 64,
-            "channels": 160,
-            "pooled": 256,
+            **_HEARD,
             "reduced": 128,
             "hidden": 96,
             "heads": 4,

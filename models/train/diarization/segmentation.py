@@ -61,9 +61,11 @@ class Cast:
     def draw(self, count: int, numbers: np.random.Generator) -> list[int]:
         first = int(numbers.choice(self._identities))
         alike = self._nearest[first]
-        others: Sequence[int] = alike
+        others: Sequence[int]
         if numbers.random() >= self._similar_share or len(alike) < count - 1:
             others = [number for number in self._identities if number != first]
+        else:  # from those that could be one to those that are rather alike
+            others = alike[: max(count - 1, round(len(alike) ** numbers.random()))]
         return [first, *(int(number) for number in numbers.choice(others, count - 1, replace=False))]
 
 
