@@ -211,11 +211,13 @@ class Gateway:
                 for event in decoder.feed(piece):
                     yield event
 
-    async def save_transcript(self, job_id: str, form: str, path: Path) -> None:
-        """Puts the transcript at ``path`` when it is whole. Raises Refused, Faulty or StorageError."""
+    async def save_transcript(
+        self, job_id: str, form: str, path: Path, kept: Callable[[Path], None] | None = None
+    ) -> None:
+        """Puts the transcript at ``path`` when it is whole; ``kept`` as of `replacing`. Raises Refused, Faulty or StorageError."""
 
         async def attempt() -> None:
-            with replacing(path) as file:
+            with replacing(path, kept) as file:
                 async with self._request("GET", f"{_job_path(job_id)}/transcript", params={"format": form}) as response:
                     async for piece in response.content.iter_any():
                         file.write(piece)

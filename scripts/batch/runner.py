@@ -246,9 +246,18 @@ class Runner:
             self._display.tell(f"{name}: fetched again: {', '.join(form for form, _ in missing)}")
 
     async def _save_transcripts(self, recording: Recording, job_id: str) -> None:
+        """What is there already may be another folder's: only what this batch made itself is replaced."""
+
+        def kept(other: Path) -> None:
+            self._display.tell(
+                f"{shown(recording.name)}: another transcript was there under its name, and is kept as {shown(str(other))}"
+            )
+
+        entry = self._entry(recording)
+        is_first = entry.again is None and entry.replaces is None
         for form, path in transcript_paths(recording, self._arguments):
             try:
-                await self._gateway.save_transcript(job_id, form, path)
+                await self._gateway.save_transcript(job_id, form, path, kept if is_first else None)
             except Refused as error:
                 if error.unknown:
                     raise Lost(upload=False) from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,10 +25,11 @@ class Locked(Exception):
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, kept: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
     """A file that takes ``path``'s place when the block ends well: written beside it, synced, renamed.
 
-    It can be read by its owner only. Raises StorageError; what was there before stays then.
+    It can be read by its owner only. Raises StorageError; what was there before stays then. Where ``kept`` is given, a file of
+    another content is not replaced but moved aside, and ``kept`` told where to.
     """
     try:
         descriptor, scratch = _open_scratch(path)
@@ -35,6 +38,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+                if kept is not None and (other := _move_aside(path, scratch)) is not None:
+                    kept(other)
                 scratch.replace(path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -43,6 +48,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def _move_aside(path: Path, scratch: Path) -> Path | None:
+    """Where to, or None where there is nothing or the same."""
+    if not path.is_file() or filecmp.cmp(path, scratch, shallow=False):
+        return None
+    other = next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}.kept")).exists())
+    path.rename(other)
+    return other
 
 
 def scratch_path(path: Path) -> Path:

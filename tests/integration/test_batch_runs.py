@@ -66,6 +66,23 @@ async def test_what_a_complete_job_says_of_its_transcript_is_told(batch: Batch, 
     assert batch.state["files"]["a.mp3"]["status"] == "complete"
 
 
+async def test_a_transcript_that_is_not_this_batchs_is_kept(batch: Batch, gateway: FakeGateway, tmp_path: Path) -> None:
+    """As of another folder with the same names, or somebody's own notes."""
+    batch.record("a.mp3", "b.mp3")
+    output = tmp_path / "both"
+    output.mkdir()
+    (output / "a.mp3.txt").write_text("of another folder")
+    first = await batch.run("--output", str(output), "--formats", "txt")
+    assert f"is kept as {output / 'a.mp3.txt.1.kept'}" in first.out
+    assert (output / "a.mp3.txt.1.kept").read_text() == "of another folder"
+    made = (output / "a.mp3.txt").read_text()
+    assert made not in ("", "of another folder")
+    batch.state_file.unlink()
+    again = await batch.run("--output", str(output), "--formats", "txt")
+    assert "kept" not in again.out
+    assert sorted(path.name for path in output.iterdir()) == ["a.mp3.txt", "a.mp3.txt.1.kept", "b.mp3.txt"]
+
+
 async def test_secrets_and_control_codes_are_never_printed(batch: Batch) -> None:
     batch.record("a.mp3", "evil\x1b[31m\n.mp3")
     result = await batch.run()
