@@ -40,10 +40,12 @@ def check_diarization(options: Options, capacities: Sequence[Capacity | None]) -
 
     Raises ServiceError(DIARIZATION_UNAVAILABLE) when nobody can ever tell its speakers apart. Channels need no model.
     """
-    errors = [capacity.diarization_error if capacity is not None else "" for capacity in capacities]
+    able = [each for each in capacities if each is None or not options.model or _offers(each, options.model)]
+    errors = [capacity.diarization_error if capacity is not None else "" for capacity in able]
     if options.diarizes_voices and errors and all(errors):
+        who = "No worker" if len(able) == len(capacities) else f"No worker with the model {options.model!r}"
         raise ServiceError(
-            Reason.DIARIZATION_UNAVAILABLE, f"No worker can tell speakers apart. {' '.join(dict.fromkeys(errors))}"
+            Reason.DIARIZATION_UNAVAILABLE, f"{who} can tell speakers apart. {' '.join(dict.fromkeys(errors))}"
         )
 
 
@@ -56,6 +58,10 @@ def check_recording(recording: Recording, capacities: Iterable[Capacity]) -> Non
             f"{recording.filename!r} has {recording.size_bytes:,} bytes, and a worker takes {largest:,} at most "
             f"({largest // MEGABYTE} MB). Split it, or raise WORKER_MAX_FILE_MB.",
         )
+
+
+def _offers(capacity: Capacity, model: str) -> bool:
+    return any(each.name == model for each in capacity.models)
 
 
 def _check_model(options: Options, capacities: Sequence[Capacity]) -> None:

@@ -33,6 +33,7 @@ from services.controller.jobs import (
 from services.controller.journal import JobJournal
 from services.controller.local_worker import LocalWorker
 from services.controller.recordings import Recordings
+from services.controller.scheduling import Demand, demand_of
 from services.controller.settings import Mode
 from services.controller.watchers import Watchers
 from services.controller.workers import Capacity, WorkerLink
@@ -256,8 +257,13 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
     if any(link.connected for link in links):
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
-        if job.options.diarizes_voices and (away := _diarizing_and_away(links)) is not None:
-            return replace(job, message=f"{_FOR_SPEAKERS} {away.message}", error=away)
+        if (away := _able_and_away(links, demand_of(job))) is not None:
+            what = (
+                _FOR_SPEAKERS
+                if job.options.diarizes_voices
+                else f"Waiting for a worker with the model {job.options.model!r}."
+            )
+            return replace(job, message=f"{what} {away.message}", error=away)
         if job.options.diarizes_voices and (missing := _diarization_trouble(links)):
             return replace(job, message=f"{_FOR_SPEAKERS} {missing}")
         return replace(job, message="Waiting for worker capacity")
@@ -283,10 +289,10 @@ def _diarization_trouble(links: Sequence[WorkerLink]) -> str:
     return next((capacity.diarization_note for capacity in here if not capacity.diarization_error), "")
 
 
-def _diarizing_and_away(links: Sequence[WorkerLink]) -> JobError | None:
-    """Why a worker cannot be reached that could tell speakers apart, or might, while none that is there can."""
-    here = [link.capacity for link in links if link.connected]
-    if any(capacity is not None and not capacity.diarization_error for capacity in here):
+def _able_and_away(links: Sequence[WorkerLink], demand: Demand) -> JobError | None:
+    """Why a worker cannot be reached that could take the job, or might, while none that is there can."""
+    here = [link.offer() for link in links if link.connected]
+    if any(offer.serves(demand) or not offer.tells(demand) for offer in here):
         return None
-    away = [link for link in links if not link.connected]
-    return next((link.error for link in away if link.capacity is None or link.capacity.diarization), None)
+    away = [(link, link.offer()) for link in links if not link.connected]
+    return next((link.error for link, offer in away if offer.serves(demand) or not offer.tells(demand)), None)

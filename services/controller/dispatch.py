@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
@@ -488,8 +488,22 @@ class Dispatcher:
 
     async def _expire(self, job_id: JobId) -> None:
         job = await self._journal.store.get_job(job_id)
-        if job is not None and job.state in WAITING:
+        if job is None or job.state not in WAITING:
+            return
+        if self._waits_for_who_is_away(job):
+            mark = self._stores.clock.read()
+            await self._journal.change_if_allowed(job_id, lambda current: replace(current, wait_mark=mark))
+        else:
             await self._fail_waiting(job_id)
+
+    def _waits_for_who_is_away(self, job: Job) -> bool:
+        """That a worker cannot be reached is no fault of the jobs that only it can run."""
+        demand = demand_of(job)
+        links = [link for link in self._links if link.mode is job.mode]
+        if any(link.connected and link.offer().serves(demand) for link in links):
+            return False
+        away = [link.offer() for link in links if not link.connected]
+        return any(offer.serves(demand) or not offer.tells(demand) for offer in away)
 
     async def _fail_waiting(self, job_id: JobId) -> None:
         entry = ERRORS[Reason.REMOTE_WORKER_CAPACITY]

@@ -73,8 +73,11 @@ class ControllerSettings(ProcessSettings):
     def _urls(cls, value: str) -> str:
         for url in filter(None, map(str.strip, value.split(","))):
             parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or _port(url) == 0:
+            more = parts.path.rstrip("/") or parts.query or parts.fragment
+            if parts.scheme not in ("http", "https") or not parts.hostname or _port(url) == 0 or more:
                 raise ValueError("each address must be http://host:port or https://host:port, separated by commas")
+            if parts.username is not None or parts.password is not None:
+                raise ValueError("no address may hold a name or a password; the token is REMOTE_WORKER_TOKEN")
         return value
 
     @field_validator("controller_listen")

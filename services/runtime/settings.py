@@ -7,6 +7,7 @@ that says its unit and reason. Nothing else in a process reads the environment.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -70,7 +71,8 @@ def setting_error(kind: type[ProcessSettings], details: ErrorDetails) -> str:
     if details["type"] == "missing":
         return f"{name} is not set: {kind.model_fields[field].description}"
     value = details["input"]
-    shown = "(secret)" if value and is_secret(kind.model_fields[field]) else repr(str(value))
+    bare = re.sub(r"(?<=//)[^/@,]*@", "***@", str(value))  # an address may hold a password
+    shown = "(secret)" if value and is_secret(kind.model_fields[field]) else repr(bare)
     return f"{name}={shown} is not allowed: {_allowed(details)}"
 
 

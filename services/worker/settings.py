@@ -12,6 +12,9 @@ from services.runtime.settings import ProcessSettings, header_token
 
 AUTO = "auto"
 
+LARGEST_MB = 2**40
+"""Of a size in MB: an exabyte, which every contract and database can hold in bytes."""
+
 
 def _slots(value: object) -> int:
     """0 stands for auto."""
@@ -100,7 +103,7 @@ class WorkerSettings(ProcessSettings):
         default=0, description="Windows decoded at once; auto (also 0) fits the device; less where memory runs out."
     )
     worker_max_file_mb: int = Field(
-        default=2000, ge=1, description="Largest recording in MB (1024 * 1024 bytes); protects the disk."
+        default=2000, ge=1, le=LARGEST_MB, description="Largest recording in MB (1024 * 1024 bytes); protects the disk."
     )
     worker_data_dir: Path = Field(
         default=Path("data/worker"),

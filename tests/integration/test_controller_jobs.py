@@ -369,6 +369,30 @@ async def test_a_job_that_waits_too_long_for_a_slot_fails(tmp_path: Path, worker
         assert (await client.job(running)).status == jobs_pb2.JOB_STATUS_RUNNING
 
 
+async def test_a_worker_that_is_away_makes_no_job_fail_that_only_it_can_run(tmp_path: Path) -> None:
+    """However long: others that are there have no slot for it either way."""
+    here, away = FakeWorker(), FakeWorker(models=("other",))
+    urls = [await here.start(), await away.start()]
+    async with running_controller(
+        tmp_path, remote_worker_url=",".join(urls), remote_worker_capacity_timeout_seconds=0.3
+    ) as client:
+        await client.wait_connected()
+        await away.stop()
+        await until_workers(client, lambda worker: worker.connected == (worker.url == urls[0]))
+        job_id = await client.submit(model="other")
+        job = await client.wait(job_id, "queued_remote", lambda job: job.last_error_code != "")
+        assert job.last_error_code == Reason.REMOTE_WORKER_UNREACHABLE.value
+        assert job.message.startswith("Waiting for a worker with the model 'other'. ")
+        await asyncio.sleep(1.0)  # three times what a job may wait for a slot
+        assert (await client.job(job_id)).status == jobs_pb2.JOB_STATUS_QUEUED_REMOTE
+        back = FakeWorker(models=("other",))
+        await back.start(port=away.port)
+        job = await client.wait(job_id, "complete")
+        assert (job.worker.url, job.last_error_code) == (urls[1], "")
+        await back.stop()
+    await here.stop()
+
+
 async def test_an_unreachable_worker_is_a_condition_that_heals(tmp_path: Path) -> None:
     away = FakeWorker()
     url = await away.start()

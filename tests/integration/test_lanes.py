@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -212,6 +213,24 @@ def test_a_cancel_frees_the_device_after_the_batch_that_it_has_in_hand(made: Cal
         assert text(other.done) == GOOD.text
     assert decoded == [[0, 1, 2, 3], [0]]
     assert [one.done.cancelled() for one in long] == [False] * 4 + [True] * 16
+
+
+def test_who_leaves_is_not_kept_waiting_by_a_window_that_would_be_searched_again(made: Callable[..., Lanes]) -> None:
+    begun, left = threading.Event(), threading.Event()
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        begun.set()
+        assert left.wait(10.0)
+        return [LOOP for _ in requests]
+
+    running = made(play)
+    with running.line(TINY, 60.0) as line:
+        line.put(only := request(0))
+        running.start()
+        assert begun.wait(10.0)
+    threading.Timer(0.2, left.set).start()
+    assert futures.wait([only.done], 10.0).done == {only.done}
+    assert only.done.cancelled()
 
 
 def test_the_device_does_not_wait_for_what_is_done_beside_it(

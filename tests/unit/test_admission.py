@@ -164,6 +164,15 @@ def test_diarization_waits_for_a_worker_that_has_it_or_may_have_it_soon(others: 
     check_diarization(Options(diarization=True), [*known, *others])
 
 
+def test_diarization_is_refused_where_those_who_have_it_lack_the_model() -> None:
+    able, other = replace(DEMO, diarization="demo"), replace(LARGE, diarization_error="It is off.")
+    check_diarization(Options(diarization=True, model="demo"), [able, other])
+    check_diarization(Options(diarization=True, model="large-v3"), [able, other, None])
+    with pytest.raises(ServiceError) as caught:
+        check_diarization(Options(diarization=True, model="large-v3"), [able, other])
+    assert caught.value.message == "No worker with the model 'large-v3' can tell speakers apart. It is off."
+
+
 @pytest.mark.parametrize("options", [Options(), Options(diarization=True, speaker_per_channel=True)])
 def test_what_may_need_no_diarization_model_is_taken_without(options: Options) -> None:
     check_diarization(options, [lacking("HF_TOKEN is not set.")])

@@ -99,6 +99,8 @@ def test_several_workers_are_separated_by_commas_each_counted_once(monkeypatch: 
         ("REMOTE_WORKER_URL", "http://", "http://host:port or https://host:port"),
         ("REMOTE_WORKER_URL", "http://gpu:99999", "http://host:port or https://host:port"),
         ("REMOTE_WORKER_URL", "http://gpu:8477,nonsense", "http://host:port or https://host:port"),
+        ("REMOTE_WORKER_URL", "http://gpu:8477/worker", "http://host:port or https://host:port"),
+        ("REMOTE_WORKER_URL", "http://gpu:8477?token=x", "http://host:port or https://host:port"),
         ("CONTROLLER_LISTEN", "127.0.0.1:99999", "must be host:port with a port from 0 (any free one) to 65535"),
         ("CONTROLLER_LISTEN", "127.0.0.1:-1", "must be host:port"),
         ("CONTROLLER_LISTEN", "127.0.0.1", "must be host:port"),
@@ -116,6 +118,15 @@ def test_one_line_names_variable_value_and_what_is_allowed(
     line = refusal(monkeypatch, capsys, **{name: value})
     assert line.startswith(f"{name}={value!r} is not allowed: ")
     assert said in line
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(monkeypatch, capsys, REMOTE_WORKER_URL="http://a:8477,https://me:passw0rd@gpu:8477")
+    assert line.startswith("REMOTE_WORKER_URL='http://a:8477,https://***@gpu:8477' is not allowed: ")
+    assert "the token is REMOTE_WORKER_TOKEN" in line
+    assert "passw0rd" not in line
 
 
 @pytest.mark.parametrize("name", ["REMOTE_WORKER_TOKEN", "CONTROLLER_TOKEN"])

@@ -240,9 +240,11 @@ def _timed(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segm
 
 
 def _cancel(requests: Iterable[Request]) -> None:
+    """Who waits for them is told: to be canceled alone wakes nobody in ``futures.wait``."""
     for request in requests:
         request.encoded = None
-        request.done.cancel()
+        if not request.done.cancelled() and request.done.cancel():
+            request.done.set_running_or_notify_cancel()
 
 
 def _log_decoded(requests: Sequence[Request], batch: int) -> None:
