@@ -352,7 +352,14 @@ class WorkerLink:
         return "The local worker" if self.mode is ExecutionMode.LOCAL else f"The worker at {self.url}"
 
     def _silent(self) -> str:
-        return f"{self.subject} has been silent for {self._settings.interval_seconds * HEARTBEATS_MISSED:g} s."
+        said = f"{self.subject} has been silent for {self._settings.interval_seconds * HEARTBEATS_MISSED:g} s."
+        if self.last_seen_at is not None or self.mode is ExecutionMode.LOCAL:
+            return said
+        # gRPC tries again by itself, and keeps to itself what it met: nobody there, no such host, a certificate it does not trust
+        return (
+            f"{said} Check that it runs, that REMOTE_WORKER_URL has its host and port, http or https as it speaks, and, with https, "
+            "that REMOTE_WORKER_CA is its certificate's authority."
+        )
 
 
 def capacity_of(message: worker_pb2.Capacity) -> Capacity:
