@@ -61,23 +61,22 @@ async def test_a_transcript_is_the_same_alone_in_company_and_at_any_batch_size(e
 async def test_a_short_job_does_not_wait_for_long_ones(tmp_path: Path) -> None:
     """Small batches, so that what is in the lanes' hands when it comes is little; and so much to do that a loaded machine
     prepares the short one long before it is done."""
-    long = make_long(tmp_path, seconds=900)
+    long = make_long(tmp_path, seconds=1800)
     short = min(recordings.examples(), key=lambda example: example.duration)
     done: list[str] = []
 
     async def follow(engine: Supervisor, going: asyncio.Event) -> None:
-        async for report in engine.run(work(long.path, vad=False)):  # which is soon prepared
+        async for report in engine.run(work(long.path)):
             if isinstance(report, WindowFinished):
                 going.set()
         done.append("long")
 
     async with started(slots=4, batch_size=2) as engine, asyncio.TaskGroup() as group:
-        all_going = [asyncio.Event() for _ in range(3)]
-        for going in all_going:
+        going = asyncio.Event()
+        for _ in range(3):  # one after the other is prepared, and the first is far from done when the last is
             group.create_task(follow(engine, going))
         async with asyncio.timeout(2 * DEADLINE):
-            for going in all_going:
-                await going.wait()
+            await going.wait()
         found = await run(engine, short.path)
         done.append("short")
     assert word_errors(short.text, found.text) <= MOST_WORD_ERRORS
