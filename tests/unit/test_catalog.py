@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from faster_whisper.utils import _MODELS
 
-from services.worker.engine.catalog import HUB_MODELS, ModelSource, offered, resolve
+from services.worker.engine.catalog import HUB_MODELS, ModelSource, english_only, offered, resolve
 from services.worker.engine.protocol import EngineSettings
 
 
@@ -85,3 +85,13 @@ def test_a_name_like_a_path_of_two_parts_is_no_folder(name: str, model_dir: Path
 def test_a_model_folder_that_is_not_there_offers_nothing(tmp_path: Path) -> None:
     assert "ours" not in offered(settings(tmp_path / "nowhere"))
     assert resolve("ours", settings(tmp_path / "nowhere")) is None
+
+
+def test_models_that_know_english_only_say_so_before_they_are_loaded(model_dir: Path, tmp_path: Path) -> None:
+    known = english_only(settings(tmp_path / "nowhere"))
+    assert known["demo"] == known["base.en"] == known["distil-small.en"] == ("en",)
+    assert not {"base", "turbo", "large-v3"} & set(known)
+    own = model_dir / "my.en"
+    own.mkdir()
+    (own / "model.bin").touch()
+    assert "my.en" not in english_only(settings(model_dir)), "only who made it knows"

@@ -70,6 +70,17 @@ def initial_states(settings: EngineSettings) -> tuple[ModelState, ...]:
     return tuple(ModelState(name, "available", note=_note(name, settings)) for name in offered(settings))
 
 
+def english_only(settings: EngineSettings) -> dict[str, tuple[str, ...]]:
+    """The languages of the models that are known to have one before they are loaded, by name: Whisper's and those made of them."""
+    named = (name for name in offered(settings) if name == DEMO or name.endswith(".en"))
+    return {name: ("en",) for name in named if (source := resolve(name, settings)) and not _is_own(source, settings)}
+
+
+def _is_own(source: ModelSource, settings: EngineSettings) -> bool:
+    """Whether it is a folder of the user's, whatever its name."""
+    return source.folder is not None and source.folder.parent != settings.bundled_dir
+
+
 def _note(name: str, settings: EngineSettings) -> str:
     source = resolve(name, settings)
     bundled = source is not None and source.folder is not None and source.folder.parent == settings.bundled_dir

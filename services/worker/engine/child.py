@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import structlog
 
-from services.worker.engine import child_processes
+from services.worker.engine import catalog, child_processes
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes, has_express, lanes_on
@@ -185,7 +185,7 @@ class EngineChild:
             models=self._models.states(),
             diarization=self._diarizer.ready_name,
             diarization_error=self._diarizer.error,
-            languages=self._models.languages(),
+            languages=catalog.english_only(self._settings) | self._models.languages(),
             diarization_note=self._diarizer.note,
         )
 
