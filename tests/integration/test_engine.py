@@ -127,7 +127,7 @@ async def test_the_engine_says_what_it_has(engine: Supervisor) -> None:
     await ready(engine)
     state = engine.state
     assert (model(engine, "demo"), model(engine, "turbo")) == (("loaded", ""), ("available", ""))
-    assert (state.languages, state.device, state.diarization) == ({"demo": ("en",)}, "cpu", "demo")
+    assert (state.languages["demo"], state.device, state.diarization) == (("en",), "cpu", "demo")
 
 
 async def test_a_long_recording_is_transcribed_right_window_by_window(undisturbed: Run, long: Long) -> None:
