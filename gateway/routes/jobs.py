@@ -26,7 +26,15 @@ class JobRoutes:
 
     def endpoints(self) -> list[Endpoint]:
         job, away = f"/api/jobs{JOB_ID}", Reason.CONTROLLER_UNREACHABLE
-        refused = (Reason.INVALID_REQUEST, Reason.MODEL_UNKNOWN, Reason.LANGUAGE_UNSUPPORTED, Reason.NOT_FOUND, away)
+        refused = (
+            *(
+                Reason.INVALID_REQUEST,
+                Reason.MODEL_UNKNOWN,
+                Reason.LANGUAGE_UNSUPPORTED,
+                Reason.DIARIZATION_UNAVAILABLE,
+            ),
+            *(Reason.UPLOAD_INCOMPLETE, Reason.FILE_TOO_LARGE, Reason.NOT_FOUND, away),
+        )
         return [
             Endpoint("POST", "/api/jobs", self.create, "One job for each upload", CreatedJobs, body=CreateJobs, errors=refused),
             Endpoint(

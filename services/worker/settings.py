@@ -112,7 +112,8 @@ class WorkerSettings(ProcessSettings):
     worker_audio_quota_mb: int = Field(
         default=50_000,
         ge=1,
-        description="MB that recordings may take; the least recently used go first, never those in use.",
+        description="MB that recordings may take; the least recently used go first, never those in use or used in the"
+        " last quarter of an hour.",
     )
     worker_audio_max_age_hours: float = Field(
         default=24, gt=0, description="Hours that an unused recording is kept, so that a new attempt need not upload."

@@ -174,7 +174,7 @@ async def test_openapi_names_every_route_and_schema(setup: Setup) -> None:
     assert {(method, path) for path, methods in document["paths"].items() for method in methods} == routes
     create = document["paths"]["/api/jobs"]["post"]
     assert create["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/CreateJobs"}
-    assert set(create["responses"]) == {"200", "400", "403", "404", "503"}
+    assert set(create["responses"]) == {"200", "400", "403", "404", "409", "413", "503"}
     schemas = document["components"]["schemas"]
     assert schemas["JobOptions"]["additionalProperties"] is False
     assert {"diarizationFastSwitching", "speakerPerChannel"} <= set(schemas["JobOptions"]["properties"])
