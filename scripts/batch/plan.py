@@ -10,6 +10,7 @@ from scripts.batch.arguments import FORMATS, Arguments
 from scripts.batch.recordings import Fingerprint, Recording, fingerprint, shown, transcript_name
 from scripts.batch.runner import missing_transcripts
 from scripts.batch.state import Entry, Status
+from scripts.batch.storage import KEPT
 
 NAMED = 3
 """Recordings that a note about many names."""
@@ -104,8 +105,9 @@ def _some(names: Sequence[str], of: str = "of the recordings") -> str:
 def _passed_over(others: Sequence[str], recordings: Sequence[Recording], arguments: Arguments) -> Iterator[str]:
     """What a run makes is not worth a word."""
     made = {transcript_name(recording.name, form) for recording in recordings for form in FORMATS}
-    made |= {path.name for path in (arguments.output, arguments.state) if path.parent == arguments.input}
-    left = [name for name in others if name not in made]
+    folder = arguments.input.resolve()
+    made |= {path.name for path in (arguments.output, arguments.state) if path.resolve().parent == folder}
+    left = [name for name in others if name not in made and not name.endswith(KEPT)]
     if left:
         yield f"Passed over, for they are folders, or no recordings by their endings: {_some(left, 'names')}."
 

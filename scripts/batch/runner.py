@@ -105,7 +105,8 @@ class Runner:
             await self._save_transcripts(recording, job.job_id)
             if job.message:  # what people should know of the transcript
                 self._display.tell(f"{shown(recording.name)}: {shown(job.message)}")
-        return self._state.put(recording.name, ended_entry(self._entry(recording), job))
+        entry = ended_entry(self._entry(recording), job)
+        return self._state.put(recording.name, replace(entry, saved=entry.saved or job.status is Status.COMPLETE))
 
     async def _upload(self, recording: Recording) -> None:
         name = recording.name
@@ -253,11 +254,10 @@ class Runner:
                 f"{shown(recording.name)}: another transcript was there under its name, and is kept as {shown(str(other))}"
             )
 
-        entry = self._entry(recording)
-        is_first = entry.again is None and entry.replaces is None
+        is_ours = self._entry(recording).saved
         for form, path in transcript_paths(recording, self._arguments):
             try:
-                await self._gateway.save_transcript(job_id, form, path, kept if is_first else None)
+                await self._gateway.save_transcript(job_id, form, path, None if is_ours else kept)
             except Refused as error:
                 if error.unknown:
                     raise Lost(upload=False) from error

@@ -56,7 +56,7 @@ class Session:
 class Entry:
     """How far one recording is. ``content`` and ``sha256`` are of its file as it was hashed; ``request_id`` names its
     submission, ``options`` is what that asks for, ``replaces`` the failed job that it is to replace, ``again`` which time it is where
-    it is done more than once."""
+    it is done more than once, ``saved`` whether its transcripts are ours to replace."""
 
     status: Status
     execution_mode: str
@@ -71,6 +71,7 @@ class Entry:
     error: str | None = None
     options: Mapping[str, object] | None = None
     again: str | None = None
+    saved: bool = False
 
     def hashed(self, content: Content) -> Entry:
         return replace(self, content=content.fingerprint, sha256=content.sha256)
@@ -254,6 +255,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "options": entry.options,
         "replaces": entry.replaces,
         "again": entry.again,
+        "saved": entry.saved or None,
         "sizeBytes": entry.content.size_bytes if entry.content else None,
         "modifiedNs": entry.content.modified_ns if entry.content else None,
         "sha256": entry.sha256,
@@ -281,6 +283,7 @@ def _read_entry(name: str, value: Any) -> Entry:
         error=_optional(value, "error", str),
         options=_optional(value, "options", dict),
         again=_optional(value, "again", str),
+        saved=value.get("saved") is True,
     )
 
 

@@ -15,6 +15,9 @@ from typing import BinaryIO
 
 from scripts.batch.recordings import LONGEST_NAME_BYTES
 
+KEPT = ".kept"
+"""How the names end of what was moved aside."""
+
 
 class StorageError(Exception):
     """Something cannot be written; the message says what, why and what to do."""
@@ -54,7 +57,10 @@ def _move_aside(path: Path, scratch: Path) -> Path | None:
     """Where to, or None where there is nothing or the same."""
     if not path.is_file() or filecmp.cmp(path, scratch, shallow=False):
         return None
-    other = next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}.kept")).exists())
+    stem = path.name
+    if len(os.fsencode(stem)) > LONGEST_NAME_BYTES - len(".999.kept"):
+        stem = hashlib.sha256(os.fsencode(stem)).hexdigest()
+    other = next(free for number in count(1) if not (free := path.with_name(f"{stem}.{number}{KEPT}")).exists())
     path.rename(other)
     return other
 

@@ -258,11 +258,7 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
         if job.state is JobState.RUNNING or job.stage != "waiting":
             return job
         if (away := _able_and_away(links, demand_of(job))) is not None:
-            what = (
-                _FOR_SPEAKERS
-                if job.options.diarizes_voices
-                else f"Waiting for a worker with the model {job.options.model!r}."
-            )
+            what = _FOR_SPEAKERS if job.options.diarizes_voices else _for_model(job.options.model)
             return replace(job, message=f"{what} {away.message}", error=away)
         if job.options.diarizes_voices and (missing := _diarization_trouble(links)):
             return replace(job, message=f"{_FOR_SPEAKERS} {missing}")
@@ -281,6 +277,10 @@ def conditioned(job: Job, fleet: Fleet, refusal: JobError | None) -> Job:
 _FOR_SPEAKERS = "Waiting for a worker that tells speakers apart."
 
 
+def _for_model(model: str) -> str:
+    return f"Waiting for a worker with {f'the model {model!r}' if model else 'its default model'}."
+
+
 def _diarization_trouble(links: Sequence[WorkerLink]) -> str:
     """Why no worker that is there can tell speakers apart now, while one may be able to later; nothing where one can."""
     here = [link.capacity for link in links if link.connected and link.capacity is not None]
@@ -292,7 +292,7 @@ def _diarization_trouble(links: Sequence[WorkerLink]) -> str:
 def _able_and_away(links: Sequence[WorkerLink], demand: Demand) -> JobError | None:
     """Why a worker cannot be reached that could take the job, or might, while none that is there can."""
     here = [link.offer() for link in links if link.connected]
-    if any(offer.serves(demand) or not offer.tells(demand) for offer in here):
+    if any(offer.may_do(demand) or not offer.tells(demand) for offer in here):
         return None
     away = [(link, link.offer()) for link in links if not link.connected]
     return next((link.error for link, offer in away if offer.serves(demand) or not offer.tells(demand)), None)

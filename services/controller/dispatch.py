@@ -480,7 +480,8 @@ class Dispatcher:
                 self._waits.end(job_id)
                 in_hand.append((job_id, mark))
             else:
-                self._leave_line(job_id)
+                self._queue.discard(job_id)  # its place remains, for it may go on waiting
+                self._waits.end(job_id)
                 self._take_in_hand(job_id, partial(self._expire, job_id))
         for job_id, mark in in_hand:  # looked at again once it was let go
             self._waits.begin(job_id, mark)
@@ -500,7 +501,7 @@ class Dispatcher:
         """That a worker cannot be reached is no fault of the jobs that only it can run."""
         demand = demand_of(job)
         links = [link for link in self._links if link.mode is job.mode]
-        if any(link.connected and link.offer().serves(demand) for link in links):
+        if any(link.connected and link.offer().may_do(demand) for link in links):
             return False
         away = [link.offer() for link in links if not link.connected]
         return any(offer.serves(demand) or not offer.tells(demand) for offer in away)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from services.controller.jobs import ExecutionMode, Job, JobId
@@ -50,9 +50,13 @@ class Offer:
             and (bool(self.diarization) or not demand.diarization)
         )
 
+    def may_do(self, demand: Demand) -> bool:
+        """As `serves`, or nearly: what may need no diarization model can be tried without one."""
+        return self.serves(demand) or (demand.by_channel and self.serves(replace(demand, diarization=False)))
+
     def tells(self, demand: Demand) -> bool:
-        """Whether it is known if it serves that, or does not matter much."""
-        return self.known and (self.diarization is not None or not demand.diarization or demand.by_channel)
+        """Whether it is known if it serves that."""
+        return self.known and (self.diarization is not None or not demand.diarization)
 
 
 def demand_of(job: Job, alone: bool = False) -> Demand:
@@ -172,6 +176,7 @@ class Waits:
 def _choose(demand: Demand, offers: list[Offer]) -> str | None:
     same_mode = [offer for offer in offers if offer.mode is demand.mode]
     serving = [offer for offer in same_mode if offer.serves(demand)]
+    serving = serving or [offer for offer in same_mode if offer.may_do(demand)]
     if not serving and all(offer.tells(demand) for offer in same_mode):
         serving = same_mode
     able = [offer for offer in serving if offer.credits > 0 and (offer.idle or not demand.alone)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from services.controller.probe import probe
-from services.worker.pipeline.decode import MOST_FAILURES, Findings, _grouped, _packets, decode
+from services.worker.pipeline.decode import MOST_FAILURES, Findings, _grouped, _on_time, _packets, decode
 from services.worker.pipeline.recording import Samples
 from tests.recordings import RATE, cut_off, encode, tone
 
@@ -158,11 +158,63 @@ def test_sound_that_begins_late_is_late(tmp_path: Path) -> None:
     assert (first, end) == pytest.approx((50, 70), abs=2)
 
 
-def test_a_clock_that_jumps_farther_than_the_file_is_long_is_not_believed(tmp_path: Path) -> None:
-    path = mux(tmp_path / "a.ts", [[(0.0, tone(2)), (20_000.0, tone(2))]], "aac")
+def test_a_clock_that_jumps_far_is_another_piece(tmp_path: Path) -> None:
+    """As of two streams one behind the other, of which the length is a guess."""
+    pieces = [mux(tmp_path / f"{begins}.ts", [[(begins, tone(2))]], "aac") for begins in (0.0, 20_000.0)]
+    for order in (pieces, pieces[::-1]):
+        path = tmp_path / "both.ts"
+        path.write_bytes(b"".join(piece.read_bytes() for piece in order))
+        samples, _ = decoded(path)
+        assert len(samples) / RATE == pytest.approx(4, abs=0.3)
+
+
+def on_time(times: Sequence[float | None], findings: Findings) -> list[float]:
+    """Seconds of frames and of what is filled in between, of frames of a tenth of a second."""
+
+    def made() -> Iterator[Any]:
+        for time in times:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.time_base = RATE, Fraction(1, RATE)
+            frame.pts = None if time is None else round(time * RATE)
+            yield frame
+
+    return [frame.samples / RATE for frame in _on_time(made(), 0.0, findings)]
+
+
+def steady(begins: float, count: int = 20) -> list[float]:
+    return [begins + number / 10 for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        ([*steady(0), *steady(5)], 7.0),
+        (
+            [*steady(0), *steady(5), *steady(2), *steady(10)],
+            14.0,  # back is another piece; ahead again, what was filled is not filled again
+        ),
+        ([*steady(0), *steady(3500), *steady(2), *steady(3500), *steady(2), *steady(3500)], 3510.0),
+        ([*steady(0), 302.0, *steady(2.1)], 4.1),  # one that is wild
+        ([*steady(0), *steady(4000)], 4.0),  # farther than an hour
+        ([None] * 20, 2.0),
+        ([-0.05, *steady(0.05)], 2.1),
+    ],
+)
+def test_no_clock_is_believed_without_bounds(times: list[float | None], seconds: float) -> None:
     findings = Findings()
-    pieces = [len(piece) for piece in decode(path, None, findings)]
-    assert sum(pieces) < 3700 * RATE or findings.stated > 19_000
+    assert sum(on_time(times, findings)) == pytest.approx(seconds, abs=0.01)
+    assert findings.seconds == pytest.approx(seconds, abs=0.01)
+
+
+def test_jitter_is_filled_once() -> None:
+    jumping = [time for second in range(60) for time in steady(second + (second % 2) * 0.25, 10)]
+    assert sum(on_time(jumping, Findings())) == pytest.approx(60.25, abs=0.01)
+
+
+def test_no_more_is_filled_than_the_file_says_it_has() -> None:
+    findings = Findings(stated=6.0, is_stated=True)
+    assert sum(on_time([*steady(0), *steady(30)], findings)) == pytest.approx(4.0, abs=0.01)
+    assert sum(on_time([*steady(0), *steady(4)], Findings(stated=6.0, is_stated=True))) == pytest.approx(6.0, abs=0.01)
 
 
 @pytest.mark.parametrize("form", ["pcm_s16le", "pcm_f32le"])

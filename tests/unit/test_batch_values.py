@@ -334,6 +334,16 @@ def test_recordings_are_told_by_their_names(tmp_path: Path) -> None:
     assert others == ["broken.mp3", "d.txt", "e.mp3.part", "folder.mp3", "loop.mp3", "mp3"]
 
 
+def test_what_is_moved_aside_fits_however_long_its_name(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".txt")
+    moved: list[Path] = []
+    for content in (b"theirs", b"ours", b"ours", b"other"):
+        with replacing(path, moved.append) as file:
+            file.write(content)
+    assert [each.read_bytes() for each in moved] == [b"theirs", b"ours"]
+    assert path.read_bytes() == b"other"
+
+
 def test_what_is_passed_over_is_named_but_not_what_a_run_made_itself(tmp_path: Path) -> None:
     for name in ("a.mp3", "a.mp3.txt", "b.mp3.txt", "batch_state.json", "notes.doc", "tape.xyz", "x.1", "x.2"):
         (tmp_path / name).touch()

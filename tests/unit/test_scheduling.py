@@ -261,6 +261,11 @@ def test_a_worker_that_does_not_tell_yet_whether_it_knows_speakers_is_waited_for
 def test_speakers_with_a_channel_each_do_not_wait_for_who_may_know_voices() -> None:
     by_channel = replace(SPEAKERS, by_channel=True)
     assert queue("s", demand=by_channel).take([offer("b", diarization=None)]) == (JobId("s"), "b")
+    never_heard = Offer("c", REMOTE, 0, known=False)
+    assert queue("s", demand=by_channel).take([offer("a"), never_heard]) == (JobId("s"), "a")
+    other = offer("c", 9, models=frozenset({"turbo"}))
+    of_demo = replace(by_channel, model="demo")
+    assert queue("s", demand=of_demo).take([offer("b", 0, diarization=None), other]) is None
     assert queue("s", demand=by_channel).take([offer("a", 9), offer("b", diarization=True)]) == (JobId("s"), "b")
 
 

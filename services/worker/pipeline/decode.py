@@ -35,7 +35,7 @@ SHORTEST_GAP_SECONDS = 0.2
 """What is missing is made up for once it is so much: clocks of recorders jitter."""
 
 LONGEST_GAP_SECONDS = 3600.0
-"""In a file that does not say how long it is. More is a clock that is damaged."""
+"""In all, of a file that does not say how long it is. More is a clock that is damaged."""
 
 EXTINGUISHED = 0.01
 """Of the louder channel's power, what is left in the mean of two that are each other's opposite, as of a cable with its wires changed."""
@@ -142,7 +142,7 @@ def _look_at(container: Any, stream: Any, findings: Findings) -> None:
     elif of_all is not None:
         findings.stated = of_all / av.time_base
     of_one = of_track is not None or len(container.streams) == 1
-    findings.is_stated = of_one and not _STATING.isdisjoint(container.format.name.split(","))
+    findings.is_stated = findings.stated > 0 and of_one and not _STATING.isdisjoint(container.format.name.split(","))
     findings.ends_silently = _is_matroska(container)
 
 
@@ -168,6 +168,8 @@ def _packets(container: Any, stream: Any, findings: Findings) -> Iterator[Any]:
             for packet in container.demux(stream):
                 failures = 0
                 yield packet
+        except IndexError:  # PyAV's, at the end of a file in which a track appears late
+            return
         except av.FFmpegError as error:
             if _is_of_disk(error):
                 raise
@@ -186,25 +188,43 @@ def _frames(container: Any, stream: Any, findings: Findings) -> Iterator[Any]:
 
 
 def _on_time(frames: Iterator[Any], start: float, findings: Findings) -> Iterator[Any]:
-    """With silence where by the frames' clocks something is missing. Clocks that go back begin anew: it is another piece."""
-    clock, filled = start, 0.0
-    for frame in frames:
-        at = frame.time
-        gap = 0.0 if at is None else at - clock
-        if abs(gap) >= SHORTEST_GAP_SECONDS:
-            most = findings.stated - findings.seconds + 1.0 if findings.stated else LONGEST_GAP_SECONDS
-            if 0 < gap <= most:
-                yield from _silence(frame, gap)
-                findings.seconds += gap
-                filled += gap
-                if findings.damages:
-                    findings.missing += gap
+    """With silence where by the frames' clocks something is missing. A clock that goes back begins anew: it is another piece, or was
+    ahead, and what was filled because of that is not filled again. One that the next frame's does not confirm is not believed."""
+    clock, filled, owed = start, 0.0, 0.0
+    for frame, following in _with_next(frames):
+        seconds = frame.samples / frame.sample_rate
+        gap = 0.0 if frame.time is None else frame.time - clock
+        if abs(gap) >= SHORTEST_GAP_SECONDS and _is_confirmed(frame.time + seconds, following):
+            if gap < 0:
+                owed = min(owed - gap, filled)
+            else:
+                missing, owed = max(0.0, gap - owed), max(0.0, owed - gap)
+                most = findings.stated - findings.seconds + 1.0 if findings.is_stated else LONGEST_GAP_SECONDS - filled
+                if 0 < missing <= most:
+                    yield from _silence(frame, missing)
+                    filled += missing
+                    findings.seconds += missing
+                    findings.missing += missing if findings.damages else 0.0
             clock += gap
         frame.pts = None  # the resampler has no use for it
-        seconds = frame.samples / frame.sample_rate
         clock += seconds
         findings.seconds += seconds
         yield frame
+
+
+def _with_next(frames: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each with the time of the one behind it, None behind the last."""
+    before = None
+    for frame in frames:
+        if before is not None:
+            yield before, frame.time
+        before = frame
+    if before is not None:
+        yield before, None
+
+
+def _is_confirmed(expected: float, following: float | None) -> bool:
+    return following is not None and abs(following - expected) < SHORTEST_GAP_SECONDS
 
 
 def _silence(like: Any, seconds: float) -> Iterator[Any]:

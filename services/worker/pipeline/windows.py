@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -79,11 +79,12 @@ def plan_everything(samples: int, max_seconds: float) -> tuple[SpeechWindow, ...
 
 
 def voice_clock(window: SpeechWindow, voice: Sequence[Span]) -> Callable[[float], float]:
-    """Of a time in the window, in seconds, how much voice there is before it. ``voice``: in the recording."""
+    """Of a time in the window, in seconds, how much voice there is before it. ``voice``: in the recording, in order."""
     heard: list[tuple[float, float]] = []
     before = 0
     for span in window.spans:
-        for piece in voice:
+        first = bisect_right(voice, span.start, key=lambda piece: piece.end)
+        for piece in voice[first : bisect_left(voice, span.end, key=lambda piece: piece.start)]:
             start, end = max(piece.start, span.start), min(piece.end, span.end)
             if start < end:
                 heard.append(((before + start - span.start) / SAMPLE_RATE, (before + end - span.start) / SAMPLE_RATE))
