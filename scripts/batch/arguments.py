@@ -15,6 +15,9 @@ from scripts.batch.sessions import is_cookie, sessions_file
 LONGEST_SECONDS = 7 * 24 * 3600
 """Of a stretch to diarize at once: what the gateway takes."""
 
+MOST_SPEAKERS = 100
+"""As many as the gateway takes."""
+
 PROGRAM = "run_batch.sh"
 EXIT_WRONG_USE = 2
 
@@ -56,6 +59,8 @@ class Arguments:
     diarization_max_duration: float | None
     fast_switching: bool
     speaker_per_channel: bool
+    min_speakers: int | None
+    max_speakers: int | None
     language: str | None
     output: Path
     formats: tuple[str, ...]
@@ -77,6 +82,10 @@ class Arguments:
             options["diarizationFastSwitching"] = True
         if self.speaker_per_channel:
             options["speakerPerChannel"] = True
+        if self.min_speakers is not None:
+            options["minSpeakers"] = self.min_speakers
+        if self.max_speakers is not None:
+            options["maxSpeakers"] = self.max_speakers
         if self.language is not None:
             options["language"] = self.language
         return options
@@ -95,6 +104,8 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | N
     session: str | None = given.session
     if session is None and environment.get(SESSION_VARIABLE):
         session = _session_variable(parser, environment[SESSION_VARIABLE])
+    if None not in (given.min_speakers, given.max_speakers) and given.min_speakers > given.max_speakers:
+        parser.error("--min-speakers must be at most --max-speakers")
     folder: Path = given.input
     return Arguments(
         input=folder,
@@ -107,6 +118,8 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | N
         diarization_max_duration=given.diarization_max_duration,
         fast_switching=given.fast_switching,
         speaker_per_channel=given.speaker_per_channel,
+        min_speakers=given.min_speakers,
+        max_speakers=given.max_speakers,
         language=given.language,
         output=given.output or folder / OUTPUT_NAME,
         formats=given.formats,
@@ -152,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where each of two channels holds one speaker: tell them apart by channel, exactly; others by voice",
     )
+    add("--min-speakers", type=_speakers, metavar="N", help="at least so many in every recording (told by their voices)")
+    add("--max-speakers", type=_speakers, metavar="N", help="at most so many; the same N for both where it is known")
     add("--language", type=_name, metavar="CODE", help="spoken language, as en or de (detected)")
     add("--output", type=_path, metavar="DIR", help=f"where the transcripts go (DIR/{OUTPUT_NAME})")
     add(
@@ -238,6 +253,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _speakers(text: str) -> int:
+    count = _count(text)
+    if count > MOST_SPEAKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MOST_SPEAKERS} speakers")
+    return count
 
 
 def _seconds(text: str) -> float:

@@ -595,6 +595,9 @@ async def test_a_state_that_cannot_be_read_is_left_alone(batch: Batch, content: 
     ("options", "says_what"),
     [
         (["--parallel", "0"], "--parallel"),
+        (["--min-speakers", "0"], "--min-speakers"),
+        (["--max-speakers", "101"], "more than 100 speakers"),
+        (["--min-speakers", "3", "--max-speakers", "2"], "--min-speakers must be at most --max-speakers"),
         (["--formats", "txt,docx"], "docx"),
         (["--controller", "localhost:8476"], "not an address"),
         (["--controller", "http://localhost:99999"], "not an address"),

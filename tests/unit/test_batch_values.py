@@ -405,6 +405,7 @@ def test_answers_are_read_or_faulty() -> None:
         ["--remote"],
         ["--diarization", "--fast-switching", "--diarization-max-duration", "0.1"],
         ["--diarization", "--speaker-per-channel"],
+        ["--diarization", "--min-speakers", "2", "--max-speakers", "4"],
         ["--language", "EN", "--model", "demo"],
         ["--language", "auto"],
     ],
