@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.conversations import Conversation, conversation
-from benchmarks.corpus import RATE
+from benchmarks.corpus import RATE, Samples
 from benchmarks.engine.process_tree import descendants, processes
 from benchmarks.report import Figure, Report, of_spread
 from benchmarks.running import scratch_root
@@ -117,21 +117,21 @@ def _compared(weights: Weights, talk: Conversation, folder: Path, rounds: int) -
     import torch
 
     pipeline = weights.make()
-    diarizer = _diarizer(pipeline)
-    recording = _recording(folder, talk)
+    diarizer = ready_diarizer(pipeline)
+    recording = spooled(folder, talk.samples)
     samples = torch.from_numpy(talk.samples.astype(np.float32) / 32768)[None]
     file = {"waveform": samples, "sample_rate": RATE, "uri": "talk"}
     times: dict[str, list[float]] = {"ours": [], "stock": []}
     apart = 0.0
     # the first use of anything is slow: libraries are loaded, the clustering's process starts
-    short = _recording(folder, conversation(15, 2), "short")
-    _diarized(diarizer, short, Options())
+    short = spooled(folder, conversation(15, 2).samples, "short")
+    diarized(diarizer, short, Options())
     threads = _best_threads(pipeline, {**file, "waveform": torch.from_numpy(short.stretch(0, short.samples))[None]})
     try:
         for _ in range(rounds):
             torch.set_num_threads(1)  # as the engine child has it
             began = time.monotonic()
-            ours = _diarized(diarizer, recording, Options(diarization_max_duration_seconds=3600))
+            ours = diarized(diarizer, recording, Options(diarization_max_duration_seconds=3600))
             times["ours"].append(time.monotonic() - began)
             torch.set_num_threads(threads)
             began = time.monotonic()
@@ -167,20 +167,22 @@ def _best_threads(pipeline: Any, file: Mapping[str, Any]) -> int:
     return min(times, key=times.__getitem__)
 
 
-def _diarizer(pipeline: Any) -> Diarizer:
-    diarizer = Diarizer(SETTINGS, "cpu", lambda: None)
+def ready_diarizer(pipeline: Any, device: str = "cpu") -> Diarizer:
+    """With a pipeline that is on the device."""
+    diarizer = Diarizer(SETTINGS, device, lambda: None)
     diarizer._use(pipeline)
     diarizer._tried.set()
     return diarizer
 
 
-def _recording(folder: Path, talk: Conversation, name: str = "spool") -> PreparedRecording:
+def spooled(folder: Path, samples: Samples, name: str = "spool") -> PreparedRecording:
+    """Sound as a worker has it, in a file."""
     spool = folder / name
-    spool.write_bytes(talk.samples.astype("<i2").tobytes())
-    return PreparedRecording(spool, len(talk.samples), ())
+    spool.write_bytes(samples.astype("<i2").tobytes())
+    return PreparedRecording(spool, len(samples), ())
 
 
-def _diarized(diarizer: Diarizer, recording: PreparedRecording, options: Options) -> Sequence[SpeakerTurn]:
+def diarized(diarizer: Diarizer, recording: PreparedRecording, options: Options) -> Sequence[SpeakerTurn]:
     return diarizer.speakers(recording, options, Watch()).turns
 
 
@@ -276,7 +278,7 @@ class Run:
 def _written(folder: Path, seconds: float) -> Path:
     folder.mkdir()
     talk = conversation(seconds, SPEAKERS)
-    _recording(folder, talk)
+    spooled(folder, talk.samples)
     (folder / "turns.json").write_text(json.dumps(_mappings(talk.turns)))
     return folder
 
@@ -301,7 +303,7 @@ def main(folder: Path, arm: str, longest: float) -> None:
     pipeline = _bundled()
     samples = (folder / "spool").stat().st_size // 2
     recording = PreparedRecording(folder / "spool", samples, ())
-    diarizer = _diarizer(pipeline)
+    diarizer = ready_diarizer(pipeline)
     began = time.monotonic()
     if arm == "stock":
         import torch
@@ -309,7 +311,7 @@ def main(folder: Path, arm: str, longest: float) -> None:
         waveform = torch.from_numpy(recording.stretch(0, samples))[None]
         turns = _stock(pipeline, {"waveform": waveform, "sample_rate": RATE, "uri": "talk"})
     else:
-        turns = _diarized(diarizer, recording, Options(diarization_max_duration_seconds=longest or None))
+        turns = diarized(diarizer, recording, Options(diarization_max_duration_seconds=longest or None))
     seconds = time.monotonic() - began
     everything = {process.pid: process for process in processes()}
     peak = sum(process.peak for process in descendants(os.getpid(), everything))

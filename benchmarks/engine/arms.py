@@ -140,15 +140,17 @@ class ModelArm:
 class SystemArm:
     """Worker, controller, gateway and `run_batch.sh`, from its start to its end, uploads and downloads included."""
 
-    def __init__(self, name: str, up: Running, model: str, parallel: int) -> None:
+    def __init__(self, name: str, up: Running, model: str, parallel: int, options: Sequence[str] = ()) -> None:
+        """``options``: more of the batch runner's."""
         self.name = name
         self._up = up
         self._model = model
         self._parallel = parallel
+        self._options = options
         self._round = 0
 
     async def warm_up(self, files: Sequence[Path]) -> None:
-        folder = self._up.folder / "warm-up"
+        folder = self._up.folder / f"{self.name}, warm-up"
         folder.mkdir()
         for file in files:
             (folder / file.name).symlink_to(file)
@@ -177,7 +179,7 @@ class SystemArm:
     async def _batch(self, folder: Path) -> Path:
         """In a session of its own, so that nothing of an earlier round is found again."""
         self._round += 1
-        place = self._up.folder / f"round-{self._round}"
+        place = self._up.folder / f"{self.name}, round {self._round}"
         place.mkdir()
         output = place / "transcripts"
         await run_batch(
@@ -186,6 +188,7 @@ class SystemArm:
             output,
             *("--parallel", str(self._parallel), "--formats", "txt", "--language", "en"),
             *("--state", str(place / "state.json")),
+            *self._options,
             model=self._model,
             sessions=place,
         )

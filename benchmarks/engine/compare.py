@@ -137,7 +137,7 @@ def figures(results: Results, recordings: Set, model: Model, most_times_stock: f
     made += _compared(results, SYSTEM, IN_THREADS)
     made += _compared(results, SYSTEM, SEQUENTIAL)
     made += _compared(results, SYSTEM, ALONE, at_least=1.0, at_most=MOST_TIMES_ALONE)
-    made += _differences(results)
+    made += differences(results, at_most=0)
     return made
 
 
@@ -167,12 +167,12 @@ def _compared(
     return [of_spread(f"wall time, {one} over {other}", ratio, "ratio", at_most=at_most, at_least=at_least)]
 
 
-def _differences(results: Results) -> list[Figure]:
-    """Of texts: within each arm from round to round, and between the arms that cut the same windows."""
+def differences(results: Results, at_most: float | None = None) -> list[Figure]:
+    """Of texts: within each arm from round to round, the system's at most so many; and between the arms that cut the same windows."""
     made = []
     for arm, done in results.rounds.items():
         changed = max(differing(done[0].texts, one.texts) for one in done)
-        bound = 0.0 if arm == SYSTEM else None
+        bound = at_most if arm == SYSTEM else None
         made.append(Figure(f"{arm}, texts that differ between rounds", changed, "files", at_most=bound))
     for one, other in itertools.combinations((BATCHED, SYSTEM, ALONE), 2):
         if one in results.rounds and other in results.rounds:

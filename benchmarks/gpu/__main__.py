@@ -35,6 +35,7 @@ def _arguments() -> argparse.Namespace:
     add("--sets", nargs="+", choices=("long", "ragged"), help="which recordings")
     add("--arms", nargs="+", choices=Options().arms, help="what is measured")
     add("--files", type=int, help="long recordings")
+    add("--more-files", type=int, help="as many in the system once more, of the same sound")
     add("--audio-minutes", type=float, help="length of each long recording")
     add("--ragged-files", type=int, help="recordings of very different lengths")
     add("--longest-seconds", type=float, help="of those")

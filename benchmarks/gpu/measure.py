@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import multiprocessing
 import os
-import random
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.corpus import (
-    RATE,
-    Samples,
-    Spoken,
-    Turn,
-    join_turns,
-    samples_of,
-    spoken_turns,
-    text_of,
-    write_recording,
-)
 from benchmarks.engine.arms import Arm, Done, ModelArm, ModelProcess, SystemArm, model_process
-from benchmarks.engine.compare import ALONE, BATCHED, IN_THREADS, SEQUENTIAL, SYSTEM, Results, progress, rounds
+from benchmarks.engine.compare import (
+    ALONE,
+    BATCHED,
+    IN_THREADS,
+    SEQUENTIAL,
+    SYSTEM,
+    Results,
+    differences,
+    progress,
+    rounds,
+)
 from benchmarks.engine.sets import Set, first
+from benchmarks.gpu import more_files, speakers
 from benchmarks.gpu.cublas import environment
 from benchmarks.gpu.device import Busy, device_name, sampled
+from benchmarks.gpu.recordings import LONG, RAGGED, make_set, ragged, repeated
 from benchmarks.gpu.roofline import WINDOW_SECONDS, card_of, peak_speed
 from benchmarks.random_model import SHAPES, Shape, make_random_model
 from benchmarks.report import Figure, NotMeasured, Report, of_spread
@@ -57,8 +55,9 @@ class Options:
 
     models: tuple[str, ...] = ("large-v3", "turbo")
     sets: tuple[str, ...] = ("long", "ragged")
-    arms: tuple[str, ...] = ("sequential", "batched", "threads", "system", "alone", "steps")
+    arms: tuple[str, ...] = ("sequential", "batched", "threads", "system", "alone", "steps", "more", "speakers")
     files: int = 48
+    more_files: int = 480
     audio_minutes: float = 20.0
     ragged_files: int = 16
     shortest_seconds: float = 10.0
@@ -74,6 +73,7 @@ class Options:
 QUICK = Options(
     models=("turbo",),
     files=8,
+    more_files=24,
     ragged_files=4,
     longest_seconds=600.0,
     batch_sizes=(16,),
@@ -92,7 +92,10 @@ async def measure(options: Options) -> Report:
         folder = Path(scratch)
         given = environment(folder / "cublas", os.environ)
         progress("writing the recordings")
-        sets = await asyncio.to_thread(make_sets, folder, options)
+        sets = [await asyncio.to_thread(make_set, folder, name, lengths(name, options)) for name in options.sets]
+        pipeline = folder / "pipeline"
+        if "speakers" in options.arms:
+            made += await _speakers_alone(pipeline, sets[0], given, options, notes)
         for name in options.models:
             progress(f"writing {name} with random weights")
             model = folder / "models" / f"random-{name}"
@@ -106,7 +109,25 @@ async def measure(options: Options) -> Report:
                     results = await rounds(arms, recordings, options.rounds)
                 made += figures(where, results, arms, recordings, SHAPES[name], card)
                 notes += [f"{where}, {arm}: not measured, {why}" for arm, why in results.missing.items()]
+                if recordings.name != LONG:
+                    continue
+                settings = _worker_settings(model, given, options)
+                if "more" in options.arms:
+                    many = await asyncio.to_thread(repeated, recordings, folder / f"more-{name}", options.more_files)
+                    made += await more_files.measure(where, settings, recordings, many, options.slots)
+                if "speakers" in options.arms:
+                    progress(f"{where}: words and speakers")
+                    made += await speakers.measure_together(
+                        where, settings, pipeline, recordings, options.slots, options.rounds, card
+                    )
     return Report("gpu", tuple(made), tuple(notes))
+
+
+def lengths(name: str, options: Options) -> list[float]:
+    """In seconds, of a set's recordings."""
+    if name == RAGGED:
+        return ragged(options.ragged_files, options.shortest_seconds, options.longest_seconds)
+    return [60 * options.audio_minutes] * options.files
 
 
 def require_gpu() -> str:
@@ -179,6 +200,19 @@ def _worker_settings(model: Path, given: Mapping[str, str], options: Options) ->
     return chosen | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
 
 
+async def _speakers_alone(
+    pipeline: Path, recordings: Set, given: Mapping[str, str], options: Options, notes: list[str]
+) -> list[Figure]:
+    """Writes the pipeline."""
+    progress("speakers alone")
+    await asyncio.to_thread(speakers.make_pipeline, pipeline, recordings)
+    try:
+        return await speakers.measure_alone(pipeline, recordings, options.device, given)
+    except NotMeasured as error:
+        notes.append(f"speakers alone: not measured, {error}")
+        return []
+
+
 async def _steps(model: str, process: ModelProcess, notes: list[str]) -> list[Figure]:
     """Encoding and one step of generating, by batch size."""
     made = []
@@ -201,13 +235,13 @@ def figures(
     speeds: dict[str, float] = {}
     peak: float | None = None
     decoded: float | None = None
-    lengths = {spoken.name: spoken.seconds for spoken in recordings.recordings}
+    of_files = {spoken.name: spoken.seconds for spoken in recordings.recordings}
     for arm in arms:
         done = results.rounds.get(arm.name)
         if not done:
             continue
-        speeds[arm.name] = _speed(done, lengths).median
-        made += _figures_of(f"{where}, {arm.name}", arm, done, lengths)
+        speeds[arm.name] = _speed(done, of_files).median
+        made += _figures_of(f"{where}, {arm.name}", arm, done, of_files)
         tokens, windows = done[-1].words, done[-1].windows
         if arm.name == ALONE and windows:
             decoded = spread([WINDOW_SECONDS * windows / one.seconds for one in done]).median
@@ -219,6 +253,7 @@ def figures(
     if decoded is not None and peak is not None:
         share = decoded / peak  # windows to windows: audio has pauses, of which the device sees nothing
         made.append(Figure(f"{where}, {ALONE} over the roofline", share, "ratio", at_least=SHARE_OF_ROOFLINE))
+    made += [replace(figure, name=f"{where}, {figure.name}") for figure in differences(results)]
     return made + _ratios(where, speeds)
 
 
@@ -260,51 +295,3 @@ def _figures_of(name: str, arm: Watched, done: Sequence[Done], lengths: Mapping[
         if arm.batch_size:
             made.append(Figure(f"{name}, batch fill", 100 * last.windows / last.batches / arm.batch_size, "%"))
     return made
-
-
-def make_sets(folder: Path, options: Options) -> list[Set]:
-    """Half of the files MP3, half WAV; written by all cores."""
-    lengths = {
-        "long": [60 * options.audio_minutes] * options.files,
-        "ragged": [
-            options.shortest_seconds
-            * (options.longest_seconds / options.shortest_seconds) ** (number / max(1, options.ragged_files - 1))
-            for number in range(options.ragged_files)
-        ],
-    }
-    made = []
-    for name in options.sets:
-        seconds = lengths[name]
-        random.Random(1).shuffle(seconds)
-        (folder / name).mkdir()
-        paths = [folder / name / f"{name}-{i:02d}.{'mp3' if i % 2 else 'wav'}" for i in range(len(seconds))]
-        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-            spoken = tuple(pool.map(_write, paths, seconds, range(len(seconds))))
-        made.append(Set(name, folder / name, spoken))
-    return made
-
-
-def _write(path: Path, seconds: float, seed: int) -> Spoken:
-    turns = join_turns(_turns(), seconds, random.Random(seed))
-    samples, text = samples_of(turns), text_of(turns)
-    if path.suffix == ".wav":
-        return write_recording(path, samples, text)
-    _write_mp3(path, samples)
-    return Spoken(path.name, len(samples) / RATE, text)
-
-
-@functools.cache
-def _turns() -> tuple[Turn, ...]:
-    return tuple(spoken_turns())
-
-
-def _write_mp3(path: Path, samples: Samples) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
-        stream.bit_rate = 64_000
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16p", layout="mono")
-        frame.sample_rate, frame.pts = RATE, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))

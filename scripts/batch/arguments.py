@@ -165,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where each of two channels holds one speaker: tell them apart by channel, exactly; others by voice",
     )
-    add("--min-speakers", type=_speakers, metavar="N", help="at least so many in every recording (told by their voices)")
+    add(
+        "--min-speakers", type=_speakers, metavar="N", help="at least so many in every recording (told by their voices)"
+    )
     add("--max-speakers", type=_speakers, metavar="N", help="at most so many; the same N for both where it is known")
     add("--language", type=_name, metavar="CODE", help="spoken language, as en or de (detected)")
     add("--output", type=_path, metavar="DIR", help=f"where the transcripts go (DIR/{OUTPUT_NAME})")

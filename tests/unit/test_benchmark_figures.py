@@ -27,10 +27,12 @@ from benchmarks.engine.compare import (
 )
 from benchmarks.engine.process_tree import Peaks, Process, cpu_by_label, cpu_seconds, descendants, label
 from benchmarks.engine.sets import Set
+from benchmarks.gpu import more_files
 from benchmarks.gpu.device import Busy
 from benchmarks.gpu.measure import Watched
 from benchmarks.gpu.measure import figures as gpu_figures
 from benchmarks.gpu.roofline import CARDS, card_of, peak_speed
+from benchmarks.gpu.speakers import together_figures
 from benchmarks.random_model import SHAPES
 from benchmarks.report import Figure, NotMeasured
 from benchmarks.scoring import ErrorRate
@@ -116,6 +118,29 @@ def test_what_a_gpu_is_to_reach_is_told_by_speeds_not_by_times(tmp_path: Path) -
     assert (over_stock.value, over_stock.reached) == (6.0, True)
     assert (over_alone.value, over_alone.reached) == (0.5, False)
     assert over_roofline.value == 900 / found["here, roofline at these tokens a window"].value
+
+
+def test_many_files_are_to_be_as_fast_as_few(tmp_path: Path) -> None:
+    few, many = (
+        Set("long", tmp_path, tuple(Spoken(f"{n}.wav", 1200.0, "") for n in range(count))) for count in (2, 20)
+    )
+    for seconds, reached in ((105.0, True), (106.0, False)):
+        left = more_files.figures("here", few, [9.0, 11.25], many, seconds)[-1]
+        assert left.value == pytest.approx(100.0 / seconds)
+        assert left.reached == reached
+
+
+@pytest.mark.parametrize(
+    ("files", "card", "reached"), [(48, "NVIDIA H200", False), (48, "NVIDIA L4", True), (47, "NVIDIA H200", True)]
+)
+def test_the_goal_for_words_and_speakers_is_for_its_card_and_batch(
+    tmp_path: Path, files: int, card: str, reached: bool
+) -> None:
+    recordings = Set("long", tmp_path, tuple(Spoken(f"{n}.wav", 1200.0, "") for n in range(files)))
+    times = {"words": [50.0, 60.0], "words and speakers": [125.0, 126.0]}
+    made = {figure.name: figure for figure in together_figures("here", times, recordings, card)}
+    assert made["here, words and speakers"].reached == reached
+    assert made["here, words and speakers over words"].value == (2.5 + 2.1) / 2
 
 
 def test_processes_are_told_apart_by_what_they_run() -> None:

@@ -13,7 +13,8 @@ from benchmarks.corpus import RATE, Samples, Spoken, decoded, write_recording
 from benchmarks.degraded import between, silence, telephone, tones, with_noise
 from benchmarks.engine.sets import Kind, Set, first, renew
 from benchmarks.gpu.cublas import NEWER, WANTED, link
-from benchmarks.gpu.measure import Options, make_sets
+from benchmarks.gpu.measure import Options, lengths
+from benchmarks.gpu.recordings import LONG, RAGGED, make_set, repeated
 from benchmarks.random_model import SHAPES, vocabulary
 
 
@@ -121,8 +122,18 @@ def test_newer_libraries_are_linked_under_the_older_names(tmp_path: Path) -> Non
 
 def test_the_sets_for_a_gpu_are_of_both_kinds_of_file(tmp_path: Path) -> None:
     options = Options(files=2, audio_minutes=0.05, ragged_files=2, shortest_seconds=1.0, longest_seconds=3.0)
-    for made in make_sets(tmp_path, options):
+    for name in (LONG, RAGGED):
+        made = make_set(tmp_path, name, lengths(name, options))
         assert sorted(path.suffix for path in made.paths) == [".mp3", ".wav"]
         renew(made, 1)
         for path, spoken in zip(made.paths, made.recordings, strict=True):
             assert len(decoded(path)) / RATE == pytest.approx(spoken.seconds, abs=0.2)
+
+
+def test_repeated_recordings_have_contents_of_their_own(tmp_path: Path) -> None:
+    few = make_set(tmp_path, LONG, [1.0, 1.5])
+    renew(few, 1)
+    many = repeated(few, tmp_path / "many", 5)
+    assert many.seconds == pytest.approx(3 * few.recordings[0].seconds + 2 * few.recordings[1].seconds)
+    assert len({path.read_bytes() for path in (*many.paths, *few.paths)}) == 7
+    assert np.array_equal(decoded(many.paths[4]), decoded(few.paths[0]))
