@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,6 +32,14 @@ class ProcessSettings(BaseSettings):
     """Field names are the variables' names in lower case."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=False, validate_default=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _path(cls, value: object, info: ValidationInfo) -> object:
+        """An empty path would be the folder that the process happens to be started in."""
+        if value == "" and "Path" in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("an empty path is none; unset it, or give it a value")
+        return value
 
 
 def load_settings(

@@ -71,6 +71,8 @@ def test_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected
         ("WORKER_AUDIO_MAX_AGE_HOURS", "soon", "must be a number"),
         ("WORKER_MODEL", "", "at least 1 character"),
         ("WORKER_HOST", "", "at least 1 character"),
+        ("WORKER_DATA_DIR", "", "an empty path is none"),
+        ("WORKER_MODEL_DIR", "", "an empty path is none"),
     ],
 )
 def test_one_line_names_variable_value_and_what_is_allowed(
