@@ -142,6 +142,11 @@ class WorkerLink:
         return "local" if self.mode is ExecutionMode.LOCAL else self.url
 
     @property
+    def instance_id(self) -> str:
+        """Of the process that was last heard; "" before."""
+        return self.capacity.instance_id if self.capacity is not None else ""
+
+    @property
     def connected(self) -> bool:
         return self._connected.is_set()
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
+from uuid import uuid4
 
 from bulkscribe.worker.v1 import worker_pb2 as pb
 from bulkscribe.worker.v1 import worker_pb2_grpc
@@ -103,7 +104,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self._revision = 0
         self.server: Server | None = None
         self.port = 0
-        self.instance = "one"
+        self.instance = str(uuid4())
         self.version = VERSION
         self.changed_at = 0.0
         self.obedient = True

@@ -450,6 +450,26 @@ async def test_a_controller_that_restarts_finds_its_jobs_running(tmp_path: Path,
     assert worker.dispatched == [(job_id, 1)]
 
 
+async def test_one_worker_under_two_names_loses_no_attempt_when_the_controller_restarts(tmp_path: Path) -> None:
+    worker = FakeWorker(slots=2)
+    worker.plan = lambda dispatch: [planned()]
+    url = await worker.start()
+    urls = f"{url},{url.replace('127.0.0.1', 'localhost')}"
+    async with running_controller(tmp_path, remote_worker_url=urls) as client:
+        await client.wait_connected()
+        jobs = [await client.submit(seed) for seed in range(4)]
+        async with asyncio.timeout(10):
+            while worker.active < 2:  # noqa: ASYNC110 - as it is seen from outside
+                await asyncio.sleep(0.01)
+    async with running_controller(tmp_path, remote_worker_url=urls) as client:
+        await client.wait_connected()
+        for job_id in jobs:
+            await client.wait(job_id, "running")
+            worker.held[(job_id, 1)].add(window(0, " x"), completed())
+            assert (await client.wait(job_id, "complete")).attempt == 1
+    await worker.stop()
+
+
 async def test_a_cut_upload_to_the_worker_goes_on_where_it_was_cut(client: Client, worker: FakeWorker) -> None:
     worker.upload_limit = 1 << 20
     content = wav(seconds=200)
