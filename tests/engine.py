@@ -98,8 +98,8 @@ async def finish(engine: Supervisor, given: Work) -> Run:
         return Run([report async for report in engine.run(given)])
 
 
-async def ready(engine: Supervisor) -> None:
-    async with asyncio.timeout(DEADLINE):
+async def ready(engine: Supervisor, seconds: float = DEADLINE) -> None:
+    async with asyncio.timeout(seconds):
         while not engine.state.ready:
             await engine.changed(engine.state)
 
@@ -111,8 +111,8 @@ def model(engine: Supervisor, name: str) -> tuple[str, str]:
 
 @asynccontextmanager
 async def started(**settings: Any) -> AsyncIterator[Supervisor]:
-    """An engine of a test's own, without torch, so that it is ready in seconds."""
-    given = {"default_model": "demo", "bundled_dir": BUNDLED, "diarization_model": "none"}
+    """An engine of a test's own, without torch, so that it is ready in seconds; on the CPU, unless ``device`` is another."""
+    given = {"default_model": "demo", "bundled_dir": BUNDLED, "diarization_model": "none", "device": "cpu"}
     engine = Supervisor(EngineSettings(**(given | settings)), SOON)
     await engine.start()
     try:

@@ -90,7 +90,7 @@ class Processes:
 @asynccontextmanager
 async def processes(folder: Path, **settings: str) -> AsyncIterator[Processes]:
     """All three, started; what still lives at the end is killed."""
-    made = Processes(scratch_system(folder, folder / "logs", **settings), folder)
+    made = Processes(scratch_system(folder, folder / "logs", **({"WORKER_DEVICE": "cpu"} | settings)), folder)
     try:
         for name in ("worker", "controller", "gateway"):
             await made.start(name)

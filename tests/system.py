@@ -57,7 +57,7 @@ def running_system(folder: Path) -> Iterator[System]:
         process = subprocess.Popen(
             [sys.executable, "-m", "scripts.up"],
             cwd=ROOT,
-            env=foreign_environment() | settings,
+            env=foreign_environment() | {"WORKER_DEVICE": "cpu"} | settings,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -2,15 +2,20 @@
 
 Its functions are the ones that CTranslate2 calls, so CUDA 13's is offered under the name of 12 in a private folder, to the
 processes that get that folder in `LD_LIBRARY_PATH`. Where a `libcublas.so.12` is found, that one is taken.
+
+`python -m benchmarks.gpu.cublas COMMAND ...` runs a command so, as `python -m pytest tests/gpu`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import sysconfig
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from services.worker.engine.cuda import package_folders
 
 WANTED = "libcublas.so.12"
 COMPANION = "libcublasLt.so.12"
@@ -27,7 +32,7 @@ def environment(private: Path, given: Mapping[str, str]) -> dict[str, str]:
     """``given``, with what makes `libcublas.so.12` loadable where that is possible; ``private`` is a folder for links."""
     if _loads(WANTED):
         return dict(given)
-    folders = [*_package_folders(), *(Path(folder) for folder in SYSTEM_FOLDERS)]
+    folders = [*package_folders(), *(Path(folder) for folder in SYSTEM_FOLDERS)]
     found = next((folder for folder in folders if (folder / WANTED).exists()), None)
     if found is None:
         newer = next((folder for folder in folders if (folder / NEWER[WANTED]).exists()), None)
@@ -46,12 +51,6 @@ def link(private: Path, newer: Path) -> None:
         (private / name).symlink_to(newer / target)
 
 
-def _package_folders() -> Iterator[Path]:
-    """Where NVIDIA's Python packages have their libraries."""
-    site = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
-    yield from (site / part / "lib" for part in ("cublas", "cu12", "cu13"))
-
-
 def _before(given: Mapping[str, str], *folders: Path) -> dict[str, str]:
     paths = [*map(str, folders), *filter(None, [given.get("LD_LIBRARY_PATH")])]
     return dict(given) | {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
@@ -63,3 +62,8 @@ def _loads(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+if __name__ == "__main__":
+    made = environment(Path(tempfile.mkdtemp(prefix="cublas-")), os.environ)
+    os.execvpe(sys.argv[1], sys.argv[1:], made)

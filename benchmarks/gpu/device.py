@@ -33,9 +33,18 @@ class Busy:
 
 def device_name() -> str:
     """Of the first GPU; "" where its driver does not answer."""
+    return _driver_says("name")
+
+
+def device_id() -> str:
+    """The first GPU's, by which CUDA knows it as well, whatever order it counts in; "" where its driver does not answer."""
+    return _driver_says("uuid")
+
+
+def _driver_says(what: str) -> str:
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"],
+            ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader", "--id=0"],
             capture_output=True,
             text=True,
             timeout=20,

@@ -30,7 +30,7 @@ from benchmarks.engine.compare import (
 from benchmarks.engine.sets import Set, first
 from benchmarks.gpu import more_files, speakers
 from benchmarks.gpu.cublas import environment
-from benchmarks.gpu.device import Busy, device_name, sampled
+from benchmarks.gpu.device import Busy, device_id, device_name, sampled
 from benchmarks.gpu.recordings import LONG, RAGGED, make_set, ragged, repeated
 from benchmarks.gpu.roofline import WINDOW_SECONDS, card_of, peak_speed
 from benchmarks.random_model import SHAPES, Shape, make_random_model
@@ -91,6 +91,8 @@ async def measure(options: Options) -> Report:
     with tempfile.TemporaryDirectory(prefix="bulkscribe-gpu-", dir=scratch_root()) as scratch:
         folder = Path(scratch)
         given = environment(folder / "cublas", os.environ)
+        if options.device == "cuda":  # all arms have this one, and it is looked at: the system would take all there are
+            given["CUDA_VISIBLE_DEVICES"] = device_id()
         progress("writing the recordings")
         sets = [await asyncio.to_thread(make_set, folder, name, lengths(name, options)) for name in options.sets]
         pipeline = folder / "pipeline"
@@ -196,8 +198,7 @@ def _worker_settings(model: Path, given: Mapping[str, str], options: Options) ->
         "WORKER_MAX_CONCURRENT_JOBS": str(options.slots),
         "WORKER_DIARIZATION_MODEL": "none",
     }
-    libraries = given.get("LD_LIBRARY_PATH")
-    return chosen | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
+    return chosen | {name: given[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if given.get(name)}
 
 
 async def _speakers_alone(

@@ -51,6 +51,8 @@ class FakeWhisper:
         self.model = SimpleNamespace(
             compute_type="float16", is_multilingual=False, unload_model=lambda: device.taken.pop(name)
         )
+        self.model.generate = lambda *_, **__: []
+        self.hf_tokenizer = SimpleNamespace(token_to_id=len)
         self.feature_extractor = SimpleNamespace(mel_filters=np.zeros((80, 1)), chunk_length=30)
 
     def encode(self, features: np.ndarray) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from services.worker.engine import decoding
 from services.worker.engine.decoding import MOST_TOKENS, Request, Voice, decode, most_tokens
 from services.worker.engine.features import NumpyFeatures
 from services.worker.engine.memory import BatchLimit
-from services.worker.engine.models import LoadedModel, Models
+from services.worker.engine.models import LoadedModel, Models, warm_up
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.quality import Verdict, judge
 from services.worker.work import AttemptKey, Options
@@ -83,6 +85,57 @@ def test_a_window_for_which_there_is_no_room_alone_is_told(model: LoadedModel, m
     monkeypatch.setattr(NumpyFeatures, "stacked", staticmethod(never))
     with pytest.raises(RuntimeError, match="out of memory"):
         decode([window(model, 12.0)], BatchLimit(4))
+
+
+class Echoing:
+    """A model whose next call fails as CTranslate2's does after another one failed."""
+
+    def __init__(self, model: Any, times: int) -> None:
+        self._model = model
+        self.left = times
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("encode", "generate"):
+            return getattr(self._model, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise RuntimeError("parallel_for failed: cudaErrorInvalidDevice: invalid device ordinal")
+            return getattr(self._model, name)(*arguments, **named)
+
+        return call
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_error_that_is_told_again_costs_nothing_the_first_time(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    encoder = BatchLimit(4)
+    expected = decode([window(model, 12.0) for _ in range(4)], encoder)
+    echoing = Echoing(model.whisper.model, times)
+    monkeypatch.setattr(model.whisper, "model", echoing)
+    assert decode([window(model, 12.0) for _ in range(4)], encoder) == expected
+    assert echoing.left == 0
+    assert encoder.size == (4 if times == 1 else 2)
+
+
+def test_all_that_a_job_asks_of_a_model_is_asked_of_it_before(model: LoadedModel) -> None:
+    asked: list[str] = []
+
+    class Noting:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(model.whisper.model, name)
+
+    whisper: Any = SimpleNamespace(
+        model=Noting(),
+        encode=model.whisper.encode,
+        feature_extractor=model.whisper.feature_extractor,
+        hf_tokenizer=model.whisper.hf_tokenizer,
+    )
+    warm_up(whisper, times_words=True)
+    assert asked == ["generate", "generate", "align"]
 
 
 def test_a_text_ends_at_its_limit_and_is_then_taken_for_a_loop(

@@ -143,6 +143,32 @@ def test_words_that_cannot_be_timed_cost_only_themselves(
     assert [text(one.done) for one in requests] == [" 0", " 1", " 2"]
 
 
+@pytest.mark.parametrize(
+    ("message", "timed_again"),
+    [("CUDA out of memory. Tried to allocate 2.00 GiB", True), ("cudaErrorInvalidDevice", False)],
+)
+def test_words_for_which_there_is_no_room_are_timed_by_row_first(
+    made: Callable[..., Lanes], monkeypatch: pytest.MonkeyPatch, message: str, timed_again: bool
+) -> None:
+    """And where one alone has none it is decoded again, unless that is all that the driver ever says."""
+    running = made(lambda requests: [Try((one.index,), f" {one.index}", -0.1, 0.0) for one in requests])
+    timed, left, sizes = decoding.timed, [4], []
+
+    def short(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segment, ...]]:
+        sizes.append((len(requests), requests[0].words))
+        if requests[0].words and (len(requests) > 1 or requests[0].index == 1) and (left[0] > 0 or not timed_again):
+            left[0] -= 1
+            raise RuntimeError(f"parallel_for failed: {message}")
+        return timed(requests, texts)
+
+    monkeypatch.setattr(decoding, "timed", short)
+    requests = put(running, 3)
+    running.start()
+    assert [text(one.done) for one in requests] == [" 0", " 1", " 2"]
+    assert sizes[:3] == [(3, True), (1, True), (1, True)]
+    assert ((1, False) in sizes) != timed_again
+
+
 def test_where_no_search_helps_the_searching_ends(made: Callable[..., Lanes]) -> None:
     running = made(lambda requests: [LOOP for _ in requests])
     (only,) = put(running, 1)

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from services.worker.engine import speaker_models
+from services.worker.engine import diarization, speaker_models
 from services.worker.engine.diarization import AGAIN_SECONDS, Diarizer, Watch, _placed
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.speaker_clusters import Bounds, Found, Heard, Rules
@@ -271,6 +271,40 @@ def test_a_device_that_had_no_room_for_so_many_windows_is_given_fewer_from_then_
     assert models.given[0] == 32
     assert max(models.given[-9:]) == 8
     assert models.given.count(32) == 1
+
+
+@pytest.mark.parametrize(("full", "has_room"), [(diarization.ROOM_TRIES, True), (diarization.ROOM_TRIES + 1, False)])
+def test_a_single_window_waits_a_little_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: int, has_room: bool
+) -> None:
+    monkeypatch.setattr(diarization, "ROOM_SECONDS", 0.0)
+    diarizer = Diarizer(EngineSettings("demo", BUNDLED, diarization_model="demo"), "cpu", lambda: None, NoClusters())
+    given: list[int] = []
+
+    class FullDevice(SmallDevice):
+        def listen(self, windows: Any, check: object) -> Heard:
+            given.append(len(windows))
+            self.most = 0 if len(given) <= full else 1
+            return super().listen(windows, check)
+
+    models: Any = FullDevice(0)
+    diarizer._models = models
+    (tmp_path / "spool").write_bytes(bytes(2 * 16_000))
+    recording = PreparedRecording(tmp_path / "spool", 16_000, ())
+    grid: Any = SimpleNamespace(span=lambda first, end: (first, end - first), cut=lambda piece, count: range(count))
+    if has_room:
+        assert len(diarizer._listen(recording, Chunk(0, 0, 16_000), grid, 0, 1, lambda: None).scores) == 1
+    else:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            diarizer._listen(recording, Chunk(0, 0, 16_000), grid, 0, 1, lambda: None)
+
+
+def test_a_pipeline_for_which_there_is_no_room_now_is_waited_for() -> None:
+    error = RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    assert speaker_models.is_passing(error)
+    said = speaker_models.failure("pyannote/some", error, token=True)
+    assert "the device has no room for it" in said
+    assert "lower WORKER_BATCH_SIZE" in said
 
 
 def test_a_revision_is_of_what_a_folder_holds(tmp_path: Path) -> None:

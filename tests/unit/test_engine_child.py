@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from services.worker.engine import cuda
 from services.worker.engine.child import BATCH_SIZE, EngineChild, Pipe
 from services.worker.engine.memory import GIB, SHAPES, BatchLimit, auto_batch_size, model_bytes
 from services.worker.engine.protocol import EngineSettings
@@ -51,7 +52,7 @@ def test_a_batch_begins_with_what_is_free_and_grows_to_what_fits_beside_the_othe
     busy = limit_of(GIB, beside=others)
     assert busy.size == 1
     weights = model_bytes("turbo", "")
-    assert grown(busy) == auto_batch_size(CARD - others - GIB, weights, SHAPES["turbo"], False, "cuda", lanes=2) > 16
+    assert grown(busy) == auto_batch_size(CARD - others, weights, SHAPES["turbo"], False, "cuda", lanes=2) > 16
 
 
 def test_a_model_alone_begins_with_its_largest_batch(limit_of: LimitOf) -> None:
@@ -63,6 +64,21 @@ def test_a_model_alone_begins_with_its_largest_batch(limit_of: LimitOf) -> None:
 def test_what_is_set_is_taken_and_what_an_earlier_process_learned_comes_first(limit_of: LimitOf) -> None:
     assert limit_of(None, batch_size=3).size == 3
     assert limit_of(CARD // 2, first_batch_size=2).size == 2
+
+
+@pytest.mark.parametrize(("kept", "idle", "released"), [(0, (), False), (1 << 30, (), True), (0, ("turbo",), True)])
+def test_what_torch_kept_is_room_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, idle: tuple[str, ...], released: bool
+) -> None:
+    child = EngineChild(
+        Pipe(io.BytesIO()), EngineSettings("demo", BUNDLED, diarization_model="none", spool_dir=tmp_path)
+    )
+    models: Any = child._models
+    models.release_idle = lambda: idle
+    monkeypatch.setattr(cuda, "give_back", lambda: kept)
+    assert child.release() == bool(idle)  # on a CPU torch's cache is none
+    child._device = "cuda"
+    assert child.release() == released
 
 
 def test_where_nothing_tells_it_is_a_number_for_any_card(limit_of: LimitOf) -> None:

@@ -33,6 +33,14 @@ from services.worker.engine.memory import (
 DEMO = Path(__file__).parents[2] / "models" / "whisper-demo" / "model.bin"
 
 
+TORCH_ADVICE = (
+    "CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.\n"
+    "For debugging consider passing CUDA_LAUNCH_BLOCKING=1\n"
+    "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+)
+"""What torch says behind every error of CUDA's."""
+
+
 class OutOfMemoryError(RuntimeError):
     """As torch names its own."""
 
@@ -53,6 +61,10 @@ class OutOfMemoryError(RuntimeError):
         RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
         RuntimeError("cuFFT error: CUFFT_INTERNAL_ERROR"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError(f"CUDA error: out of memory\n{TORCH_ADVICE}"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
         OSError(12, "Cannot allocate memory"),
         MemoryError(),
@@ -73,6 +85,9 @@ def test_memory_that_ran_out_is_known(error: Exception) -> None:
         "CUDA failed with error an illegal instruction was encountered",
         "CUDA failed with error misaligned address",
         "CUDA error: device-side assert triggered",
+        f"CUDA error: device-side assert triggered\n{TORCH_ADVICE}",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_UNEXPECTED_VALUE",
         "CUDA failed with error the launch timed out and was terminated",
         "CUDA failed with error uncorrectable ECC error encountered",
         "CUDA failed with error unknown error",
@@ -95,6 +110,7 @@ def test_a_context_that_is_lost_is_known(message: str) -> None:
         RuntimeError("Library libcublas.so.12 is not found or cannot be loaded"),
         RuntimeError("cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"),
         KeyError("an unknown error"),
+        RuntimeError(f"CUDA error: no kernel image is available for execution on the device\n{TORCH_ADVICE}"),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from services.worker.engine import models
+from services.worker.engine import cuda, models
 from services.worker.engine.models import IDLE_SECONDS, PATIENCE_SECONDS, ROOM_BYTES, Models
 from services.worker.engine.protocol import EngineSettings
 from services.worker.pipeline.faults import WorkCanceled, WorkError
@@ -37,7 +37,7 @@ def clock() -> Clock:
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     made = FakeDevice(1000)
     monkeypatch.setattr(models, "WhisperModel", made.load)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "require", lambda: None)
     return made
 
 
@@ -131,13 +131,42 @@ def test_what_is_not_in_use_goes_when_memory_ran_out_also_the_default(make: Make
     assert made.release_idle() == ()
 
 
-def test_on_a_gpu_that_pytorch_cannot_use_loading_says_so(
-    make: MakeModels, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("built_for", "said"),
+    [
+        (None, r"PyTorch \S+ is built without CUDA, install one built for it"),
+        ("13.0", r"PyTorch \S+ for CUDA 13.0 cannot use the GPU: The NVIDIA driver on your system is too old"),
+    ],
+)
+def test_on_a_gpu_that_pytorch_cannot_use_loading_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_for: str | None, said: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(WorkError, match=r"PyTorch .* uses no GPU here, install one built for CUDA"):
-        use(make("cuda"), "main")
-    assert device.loaded == []
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).")
+
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    make_folders(tmp_path, SIZES)
+    made = Models(
+        EngineSettings("main", tmp_path, model_dir=tmp_path), "cuda", 1, lambda: None, free_bytes=lambda: None
+    )
+    with pytest.raises(WorkError, match=f"{said}.*: see that the GPU's driver is new enough"):
+        use(made, "main")
+
+
+def test_cublas_is_loaded_from_where_its_package_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is loaded is found by the name in it, which CTranslate2 asks for."""
+    for folder in (tmp_path / "without", tmp_path / "with"):
+        folder.mkdir()
+    for name in cuda.LIBRARIES:
+        (tmp_path / "with" / name).touch()
+    asked: list[str] = []
+    monkeypatch.setattr(cuda, "package_folders", lambda: iter((tmp_path / "without", tmp_path / "with")))
+    monkeypatch.setattr(cuda, "_loads", lambda name: asked.append(name) or "/" in name)
+    monkeypatch.setattr(torch.version, "cuda", "12.9")
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    cuda.require()
+    assert asked == ["libcublas.so.12", *(str(tmp_path / "with" / name) for name in cuda.LIBRARIES)]
 
 
 def test_what_others_weigh_is_told(make: MakeModels) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from typing import BinaryIO
 
 import structlog
 
-from services.worker.engine import catalog, child_processes
+from services.worker.engine import catalog, child_processes, cuda
 from services.worker.engine.diarization import Diarizer
 from services.worker.engine.job import Tools, run_job
 from services.worker.engine.lanes import Lanes, has_express, lanes_on
-from services.worker.engine.memory import BYTES_PER_NUMBER, RESERVED_BYTES, BatchLimit, auto_batch_size
+from services.worker.engine.memory import BYTES_PER_NUMBER, BatchLimit, auto_batch_size
 from services.worker.engine.messages import (
     CancelWork,
     Configure,
@@ -123,7 +122,7 @@ class EngineChild:
             return BatchLimit(self._settings.batch_size, self._settings.first_batch_size)
         free, device = self._models.free_bytes(), self._models.device_bytes()
         now = self._fitting(model, None if free is None else free + model.weights_bytes)
-        beside = self._models.weights_beside(model) + RESERVED_BYTES
+        beside = self._models.weights_beside(model)
         most = max(now, self._fitting(model, None if device is None else device - beside))
         log.info("batch_size_chosen", model=model.name, batch_size=now, most=most, free_mib=(free or 0) >> 20)
         return BatchLimit(most, self._settings.first_batch_size or now)
@@ -145,11 +144,8 @@ class EngineChild:
     # --- what the lanes ask for when memory is short
 
     def release(self) -> bool:
-        """Torch keeps what it freed, of which CTranslate2 can take nothing."""
-        torch = sys.modules.get("torch")
-        if self._device == "cuda" and torch is not None:
-            torch.cuda.empty_cache()
-        return bool(self._models.release_idle())
+        given_back = cuda.give_back() if self._device == "cuda" else 0
+        return bool(self._models.release_idle()) or given_back >= cuda.WORTH_BYTES
 
     def replace_process(self, reason: str, batch_size: int) -> None:
         self._pipe.send(Recycle(reason, batch_size))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from services.worker.engine.features import NumpyFeatures, TorchFeatures, mel
-from services.worker.engine.memory import BatchLimit, is_out_of_memory
+from services.worker.engine.memory import BatchLimit, is_echo, is_out_of_memory
 from services.worker.engine.models import LoadedModel
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.quality import Try
@@ -166,7 +166,8 @@ def decode(requests: Sequence[Request], encoder: BatchLimit) -> list[Try]:
     prompts = [request.voice.prompt(search) for request in requests]
     before = len(prompts[0]) - 1
     most = min(most_tokens(requests[0].seconds), voice.model.whisper.max_length - before)
-    found = model.generate(
+    found = _heeding_echoes(
+        model.generate,
         _joined([request.encoded for request in requests], voice.model),
         prompts,
         beam_size=search.beam_size,
@@ -213,9 +214,20 @@ def _encode(requests: Sequence[Request], limit: BatchLimit) -> None:
 def _encode_at_once(requests: Sequence[Request]) -> None:
     voice = requests[0].voice
     features = _settled(voice.features.stacked([request.features for request in requests]))
-    view = voice.model.whisper.model.encode(ctranslate2.StorageView.from_array(features))
+    view = _heeding_echoes(voice.model.whisper.model.encode, ctranslate2.StorageView.from_array(features))
     for request, row in zip(requests, _split(view, voice.model), strict=True):
         request.encoded = row
+
+
+def _heeding_echoes(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Once more, where it may have failed for an error of another call."""
+    try:
+        return call(*arguments, **named)
+    except RuntimeError as error:
+        if not is_echo(error):
+            raise
+        log.warning("device_error_told_again", error=str(error))
+    return call(*arguments, **named)
 
 
 def _split(view: Any, model: LoadedModel) -> Any:
@@ -302,7 +314,8 @@ def _aligned(requests: Sequence[Request], texts: Sequence[Try]) -> list[Segment]
                 }
             ]
         )
-    whisper.add_word_timestamps(
+    _heeding_echoes(
+        whisper.add_word_timestamps,
         rows,
         voice.tokenizer,
         _joined([request.encoded for request in requests], voice.model),

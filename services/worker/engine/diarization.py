@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from services.runtime.backoff import Backoff
-from services.worker.engine import speaker_models
+from services.worker.engine import cuda, speaker_models
 from services.worker.engine.memory import BatchLimit, is_out_of_memory
 from services.worker.engine.protocol import EngineSettings
 from services.worker.engine.speaker_clusters import Bounds, ClusterProcess, Clusters, Found, Heard, Rules, joined
 from services.worker.engine.speaker_models import DEMO
 from services.worker.pipeline.faults import WorkError
-from services.worker.pipeline.recording import PreparedRecording
+from services.worker.pipeline.recording import PreparedRecording, Samples
 from services.worker.pipeline.speaker_chunks import Chunk, plan_chunks
 from services.worker.pipeline.speaker_linking import link
 from services.worker.pipeline.windows import SAMPLE_RATE
@@ -51,6 +51,9 @@ _NICENESS = 10
 """Of the threads on a CPU: transcription goes first."""
 
 _LOOK_SECONDS = 0.1
+
+ROOM_TRIES, ROOM_SECONDS = 5, 1.0
+"""How often, and after how long, a single window is tried again that the device has no room for."""
 
 AGAIN_SECONDS = 60.0, 900.0
 """Bounds of the wait before a pipeline that could not be loaded is tried again: the first, and the longest."""
@@ -95,7 +98,7 @@ class Diarizer:
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0))) if device == "cpu" else 1
         self._ahead = threads + 1
         # All jobs' batches wait in one line, so that a short recording is not behind hours.
-        self._threads = ThreadPoolExecutor(threads, "speakers", _be_nice if device == "cpu" else None)
+        self._threads = ThreadPoolExecutor(threads, "speakers", _be_nice if device == "cpu" else cuda.use_own_stream)
         self._batch = BatchLimit(BATCH_SIZES[device])
         self.name, self.error = speaker_models.choose(settings)
         self.revision = speaker_models.revision(self.name, settings)
@@ -125,7 +128,7 @@ class Diarizer:
             self._again = self._clock() + self._backoff.failed()
             self._trouble = speaker_models.failure(self.name, error, token=speaker_models.has_token(self._settings))
             if speaker_models.is_passing(error):
-                log.warning("diarization_waits_for_the_hub", model=self.name, message=self._trouble)
+                log.warning("diarization_waits", model=self.name, message=self._trouble)
             else:
                 log.exception("diarization_failed", model=self.name)
                 self.error = self._trouble
@@ -146,6 +149,8 @@ class Diarizer:
         from services.worker.engine.speaker_windows import SpeakerModels
 
         models = SpeakerModels(pipeline, self._device)
+        if self._device == "cuda":
+            cuda.settle()  # its threads have streams of their own
         clustering = wrap_non_picklable_objects(pipeline.clustering)
         pause = float(pipeline.segmentation.min_duration_off)
 
@@ -265,8 +270,10 @@ class Diarizer:
             try:
                 heard = self._models.listen(grid.cut(piece, windows), check)
             except Exception as error:
-                if windows == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+                if windows == 1:
+                    return self._listen_alone(grid.cut(piece, windows), check, error)
                 log.warning("diarization_batch_halved", windows=windows, batch_size=self._batch.halve(windows))
             else:
                 self._batch.succeeded(windows)
@@ -274,6 +281,19 @@ class Diarizer:
         middle = (first + end) // 2
         halves = (first, middle), (middle, end)
         return joined([self._listen(recording, chunk, grid, one, other, check) for one, other in halves])
+
+    def _listen_alone(self, window: Samples, check: Callable[[], None], error: Exception) -> Heard:
+        """Once there is room for this one window: a batch of words that takes it is over in a second or two."""
+        for _ in range(ROOM_TRIES):
+            check()
+            time.sleep(ROOM_SECONDS)
+            try:
+                return self._models.listen(window, check)
+            except Exception as again:
+                if not is_out_of_memory(again):
+                    raise
+                error = again
+        raise error
 
 
 _MODELS_SHARE = 0.95

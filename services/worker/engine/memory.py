@@ -25,8 +25,10 @@ _OUT_OF_MEMORY = re.compile(
             r"CUDNN_STATUS_ALLOC_FAILED",
             r"CUBLAS_STATUS_NOT_INITIALIZED",  # a handle that found no room when it was made
             r"CUDNN_STATUS_NOT_INITIALIZED",  # likewise
+            r"CUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED",
+            r"unable to find an engine to execute this computation",  # torch, where no way of cuDNN's found room
             r"CUBLAS_STATUS_INTERNAL_ERROR.*cublasCreate",  # likewise, as torch says it
-            r"parallel_for failed: cudaErrorInvalidDevice",  # what CTranslate2 says every other time on a full card
+            r"parallel_for failed: cudaErrorInvalidDevice",  # see `is_echo`
             r"bad[ _]alloc",  # C++: std::bad_alloc, thrust's bad allocation
             r"CUFFT_(ALLOC_FAILED|INTERNAL_ERROR)",  # torch's; the second is also what it says where its workspace finds no room
             r"DefaultCPUAllocator",  # torch on a CPU
@@ -48,14 +50,14 @@ _CONTEXT_LOST = re.compile(
             r"invalid program counter|cudaErrorInvalidPc",
             r"operation not supported on global/shared address space|cudaErrorInvalidAddressSpace",
             r"hardware stack error|cudaErrorHardwareStackError",
-            r"device-side assert|cudaErrorAssert",
+            r"device-side assert triggered|cudaErrorAssert",  # all of torch's errors end with how to see "assertions"
             r"launch timed out|cudaErrorLaunchTimeout",
             r"uncorrectable (ECC|NVLink) error|cudaErrorECCUncorrectable|cudaErrorNvlinkUncorrectable",
             r"context is destroyed|cudaErrorContextIsDestroyed",
             r"CUDA (failed with error|error:) unknown error|cudaErrorUnknown",
             # cuBLAS, cuDNN and cuFFT over a kernel that failed; whether the context lives is not said, a new one does
             r"CUBLAS_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!.*cublasCreate))",
-            r"CUDNN_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR)",
+            r"CUDNN_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!_(HOST|DEVICE)_ALLOCATION_FAILED))",
             r"CUFFT_EXEC_FAILED",
         )
     ),
@@ -70,6 +72,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(one, MemoryError) or type(one).__name__ == "OutOfMemoryError" or _OUT_OF_MEMORY.search(str(one))
         for one in _with_causes(error)
     )
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether CTranslate2 may only be telling of an error again that it raised before: CUDA keeps the last one until it is asked for
+    it, and what asks first is Thrust, in the next call of the same worker. Told once, the call succeeds the second time."""
+    return "cudaErrorInvalidDevice" in str(error)
 
 
 def needs_new_process(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
-from services.worker.engine import heap
+from services.worker.engine import cuda, heap
 from services.worker.engine.catalog import ModelSource, initial_states, resolve
 from services.worker.engine.memory import ModelShape, is_out_of_memory
 from services.worker.engine.model_files import (
@@ -247,7 +247,7 @@ class Models:
             shape,
             weights,
             self._lanes,
-            times_words='"alignment_heads"' in (folder / "config.json").read_text(encoding="utf-8"),
+            times_words=_times_words(folder),
         )
 
     def _placed(self, name: str, folder: Path, weights: int, check: Callable[[], None]) -> WhisperModel:
@@ -288,7 +288,7 @@ class Models:
 
     def _constructed(self, folder: Path) -> WhisperModel:
         if self._device == "cuda":
-            _require_torch_on_gpu()
+            cuda.require()
         whisper = WhisperModel(
             str(folder),
             device=self._device,
@@ -296,8 +296,8 @@ class Models:
             cpu_threads=self._threads,
             num_workers=self._lanes,
         )
-        if self._device == "cuda":  # cuBLAS and the kernels are looked up at the first use: better now than in a job
-            whisper.encode(np.zeros((1, whisper.feature_extractor.mel_filters.shape[0], 3000), np.float32))
+        if self._device == "cuda":  # better now than in a job
+            warm_up(whisper, times_words=_times_words(folder))
         return whisper
 
     # --- unloading
@@ -358,12 +358,19 @@ def _locked(lock: threading.Lock, check: Callable[[], None]) -> Iterator[None]:
         lock.release()
 
 
-def _require_torch_on_gpu() -> None:
-    """Features are computed by it. Raises RuntimeError where it was built without CUDA, or finds no GPU."""
-    import torch
+def warm_up(whisper: WhisperModel, *, times_words: bool) -> None:
+    """Does each thing once that a job does: on a GPU libraries are looked up and kernels compiled at their first use, which
+    may take a minute, and memory for their workspaces is taken."""
+    encoded = whisper.encode(np.zeros((1, whisper.feature_extractor.mel_filters.shape[0], 3000), np.float32))
+    start = [whisper.hf_tokenizer.token_to_id("<|startoftranscript|>")]
+    whisper.model.generate(encoded, [start], beam_size=5, max_length=4, no_repeat_ngram_size=2, return_scores=True)
+    whisper.model.generate(encoded, [start], beam_size=1, max_length=4, repetition_penalty=1.1, return_scores=True)
+    if times_words:
+        whisper.model.align(encoded, start, [start], 100)
 
-    if not torch.cuda.is_available():
-        raise RuntimeError(f"PyTorch {torch.__version__} uses no GPU here, install one built for CUDA")
+
+def _times_words(folder: Path) -> bool:
+    return '"alignment_heads"' in (folder / "config.json").read_text(encoding="utf-8")
 
 
 def _load_failure(name: str, device: str, error: Exception) -> str:
@@ -372,7 +379,8 @@ def _load_failure(name: str, device: str, error: Exception) -> str:
         advice = "leave WORKER_COMPUTE_TYPE unset, or choose one that the device supports"
     elif device == "cuda":
         advice = (
-            "see that the GPU's driver and cuBLAS 12 are installed and its memory is free, or set WORKER_DEVICE=cpu"
+            "see that the GPU's driver is new enough, that cuBLAS 12 is installed (make setup EXTRAS=worker,cuda) and memory is "
+            "free, or set WORKER_DEVICE=cpu"
         )
     return f"The model {name!r} cannot be loaded on {device} ({short_error(error)}): {advice}."
 
@@ -400,6 +408,7 @@ def _free_bytes(device: str, gpu: str) -> int | None:
     seen); None where the driver does not tell."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
+    cuda.give_back()  # what torch keeps is not counted as free
     said = _driver_says("memory.free", gpu)
     return int(said) * 1024**2 if said.isdecimal() else None
 

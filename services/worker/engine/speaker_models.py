@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from services.worker.engine import catalog
+from services.worker.engine.memory import is_out_of_memory
 from services.worker.engine.model_files import short_error
 from services.worker.engine.protocol import EngineSettings
 
@@ -109,6 +110,11 @@ def shown(name: str) -> str:
 
 def failure(name: str, error: Exception, *, token: bool) -> str:
     """Why the pipeline is not there and what to do about it."""
+    if is_out_of_memory(error):
+        return (
+            f"The diarization model {shown(name)!r} cannot be loaded for now: the device has no room for it ({short_error(error)}). It is "
+            "tried again every few minutes. Free its memory, or lower WORKER_BATCH_SIZE or WORKER_MAX_CONCURRENT_JOBS."
+        )
     if is_passing(error):
         return (
             f"The diarization model {shown(name)!r} cannot be loaded for now: the hub does not answer ({type(error).__name__}: "
@@ -138,7 +144,9 @@ def failure(name: str, error: Exception, *, token: bool) -> str:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether nothing is wrong but that the hub does not answer now."""
+    """Whether nothing is wrong but that the hub does not answer now, or that the device is full."""
+    if is_out_of_memory(error):
+        return True
     if constants.HF_HUB_OFFLINE:
         return False
     if isinstance(error, HfHubHTTPError):
@@ -186,6 +194,9 @@ def load(name: str, settings: EngineSettings, device: str) -> Any:
             raise NotGivenOutError("the hub does not give it out")
     if pipeline._expects_num_speakers:
         raise ValueError(f"its clustering, {pipeline.klustering}, cannot tell how many speakers there are")
+    if pipeline.embedding_exclude_overlap:
+        # Found by trying shorter and shorter sounds and kept: on a device that is short of memory it would be too much.
+        _ = pipeline._embedding.min_num_samples
     return pipeline.to(torch.device(device))
 
 

@@ -16,7 +16,7 @@ def import_torchaudio() -> None:
     """To be called before pyannote.audio is imported."""
     try:
         import_module("torchaudio")
-    except OSError:
+    except (OSError, RuntimeError):  # the second where it is built for another CUDA than torch
         for name in [name for name in sys.modules if name == "torchaudio" or name.startswith("torchaudio.")]:
             del sys.modules[name]
         sys.modules["torchaudio._extension"] = _extension()
