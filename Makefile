@@ -10,6 +10,8 @@ PYTHON ?= python3
 #   make setup TORCH="torch==<version> --index-url <where that build is>"
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 EXTRAS ?= worker,test,dev
+# Tests run side by side: much of their time is waiting. Each takes a core and a GB at times.
+PROCESSES ?= 2
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -41,8 +43,8 @@ demo: setup  ## transcribes examples/ through all three processes, offline, and 
 	@$(RUN) -m scripts.demo
 
 .PHONY: test
-test: setup  ## every test that this machine can run
-	@$(RUN) -m pytest -ra
+test: setup  ## every test that this machine can run, a file in one of PROCESSES=2 at a time
+	@$(RUN) -m pytest -ra -n $(PROCESSES) --dist loadfile
 
 .PHONY: up
 up: setup  ## worker, controller and gateway in the foreground

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import sys
 import tempfile
 import time
@@ -52,6 +53,7 @@ class Alone:
 
 def make_pipeline(folder: Path, recordings: Set) -> Path:
     """Of random weights; it has heard the beginning of a recording. Returns its folder."""
+    os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
     return make_random_pipeline(folder, decoded(recordings.paths[0])[: SOUND_SECONDS * RATE])
 
 
@@ -133,6 +135,7 @@ async def _in_process(pipeline: Path, recording: Path, device: str, environment:
 
 def main(pipeline: Path, recording: Path, device: str) -> None:
     """In the process: prints an `Alone` as JSON."""
+    os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
     from benchmarks.diarization import SETTINGS, diarized, ready_diarizer, spooled
     from services.worker.engine import speaker_models
     from services.worker.work import Options

@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore")  # pyannote's own, of decoders and of statistics of short turns
 
 
-def test_it_finds_as_many_speakers_as_are_asked_for(tmp_path: Path) -> None:
+def test_it_finds_as_many_speakers_as_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYANNOTE_METRICS_ENABLED", "0")  # or it would tell its makers
     sound = decoded(EXAMPLES / "interview-001.mp3")[: 15 * RATE]
     folder = make_random_pipeline(tmp_path / "pipeline", sound[: 10 * RATE])
     pipeline = speaker_models.load(str(folder), SETTINGS, "cpu")
