@@ -43,7 +43,7 @@ demo: setup  ## transcribes examples/ through all three processes, offline, and 
 	@$(RUN) -m scripts.demo
 
 .PHONY: test
-test: setup  ## every test that this machine can run, a file in one of PROCESSES=2 at a time
+test: setup  ## every test that this machine can run, in PROCESSES=2 processes
 	@$(RUN) -m pytest -ra -n $(PROCESSES) --dist loadfile
 
 .PHONY: up

@@ -23,7 +23,7 @@ SECRETS = ("WORKER_TOKEN", "REMOTE_WORKER_TOKEN", "CONTROLLER_TOKEN", "GATEWAY_S
 
 def main() -> int:
     given = dict(os.environ)  # noqa: TID251 - a launcher hands the environment on to what it starts
-    data = ROOT / given.get("DATA_DIR", "data")
+    data = ROOT / (given.get("DATA_DIR") or "data")
     env_file = data / ENV_NAME
     try:
         settings = completed(given, read_env(env_file))

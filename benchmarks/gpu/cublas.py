@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -65,5 +66,7 @@ def _loads(library: str) -> bool:
 
 
 if __name__ == "__main__":
-    made = environment(Path(tempfile.mkdtemp(prefix="cublas-")), os.environ)
-    os.execvpe(sys.argv[1], sys.argv[1:], made)
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m benchmarks.gpu.cublas COMMAND ...")
+    with tempfile.TemporaryDirectory(prefix="cublas-") as folder:
+        sys.exit(subprocess.run(sys.argv[1:], env=environment(Path(folder), os.environ), check=False).returncode)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -91,13 +92,15 @@ async def measure(options: Options) -> Report:
     with tempfile.TemporaryDirectory(prefix="bulkscribe-gpu-", dir=scratch_root()) as scratch:
         folder = Path(scratch)
         given = environment(folder / "cublas", os.environ)
-        if options.device == "cuda":  # all arms have this one, and it is looked at: the system would take all there are
-            given["CUDA_VISIBLE_DEVICES"] = device_id()
+        if options.device == "cuda" and (one := device_id()):
+            given.setdefault("CUDA_VISIBLE_DEVICES", one)  # which is looked at: the system would take all there are
         progress("writing the recordings")
-        sets = [await asyncio.to_thread(make_set, folder, name, lengths(name, options)) for name in options.sets]
+        sets = [await asyncio.to_thread(make_set, folder, name, lengths_of(name, options)) for name in options.sets]
         pipeline = folder / "pipeline"
         if "speakers" in options.arms:
-            made += await _speakers_alone(pipeline, sets[0], given, options, notes)
+            made += await _speakers_alone(
+                pipeline, max(sets, key=lambda made: made.name == LONG), given, options, notes
+            )
         for name in options.models:
             progress(f"writing {name} with random weights")
             model = folder / "models" / f"random-{name}"
@@ -115,8 +118,9 @@ async def measure(options: Options) -> Report:
                     continue
                 settings = _worker_settings(model, given, options)
                 if "more" in options.arms:
-                    many = await asyncio.to_thread(repeated, recordings, folder / f"more-{name}", options.more_files)
+                    many = await asyncio.to_thread(repeated, recordings, folder / "more", options.more_files)
                     made += await more_files.measure(where, settings, recordings, many, options.slots)
+                    await asyncio.to_thread(shutil.rmtree, many.folder)
                 if "speakers" in options.arms:
                     progress(f"{where}: words and speakers")
                     made += await speakers.measure_together(
@@ -125,7 +129,7 @@ async def measure(options: Options) -> Report:
     return Report("gpu", tuple(made), tuple(notes))
 
 
-def lengths(name: str, options: Options) -> list[float]:
+def lengths_of(name: str, options: Options) -> list[float]:
     """In seconds, of a set's recordings."""
     if name == RAGGED:
         return ragged(options.ragged_files, options.shortest_seconds, options.longest_seconds)

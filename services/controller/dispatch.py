@@ -429,17 +429,17 @@ class Dispatcher:
             return await self._run_job(job_id, link)
         if job.state is JobState.RUNNING and job.attempt == number and ours:
             return await self._follow_job(job, link)
-        if not await self._is_followed_elsewhere(link, number, asked):
+        if not await self._is_asked_by_another_name(link, number, asked):
             await self._give_up(link, job_id, number, asked)
         return None
 
-    async def _is_followed_elsewhere(self, link: WorkerLink, number: int, asked: Dispatch) -> bool:
-        """Whether this is the worker that was asked, by another address of it."""
+    async def _is_asked_by_another_name(self, link: WorkerLink, number: int, asked: Dispatch) -> bool:
+        """Whether the attempt was asked of this very worker, at another address that still answers: there it is followed."""
         other = self._link_at(asked.worker_url)
         if asked.number != number or other is None or other is link:
             return False
-        await other.heard_within(self._lease_seconds(other))
-        return link.instance_id != "" and link.instance_id == other.instance_id
+        heard = await other.heard_within(self._lease_seconds(other))
+        return heard and link.instance_id != "" and link.instance_id == other.instance_id
 
     async def _give_up(self, link: WorkerLink, job_id: JobId, number: int, asked: Dispatch) -> None:
         """Durably, where it is the one that was asked for last: its number is never asked for again."""
@@ -456,7 +456,7 @@ class Dispatcher:
                 stale = (running.number, running.link) != (number, link)
             else:
                 stale = asked is not None and (asked.number, asked.worker_url) != (number, link.name)
-            if stale and asked is not None and not await self._is_followed_elsewhere(link, number, asked):
+            if stale and asked is not None and not await self._is_asked_by_another_name(link, number, asked):
                 await self._give_up(link, job_id, number, asked)
         except Exception:
             log.exception("remote_attempt_not_dismissed", job_id=job_id, attempt=number, worker=link.name)

@@ -24,7 +24,7 @@ class Launcher:
 
     async def start(self, module: str, **settings: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, cwd=ROOT, env=foreign_environment() | settings | {MARK: self.mark},
+            sys.executable, "-m", module, cwd=ROOT, env=foreign_environment() | {"WORKER_DEVICE": "cpu"} | settings | {MARK: self.mark},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
 

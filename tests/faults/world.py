@@ -355,6 +355,7 @@ async def world(folder: Path, shape: Shape, outcome: Outcome) -> AsyncIterator[W
     folder.mkdir(parents=True, exist_ok=True)
     base = {
         "GATEWAY_SECRET_KEY": "key of the test",
+        "WORKER_DEVICE": "cpu",
         "WORKER_BATCH_SIZE": "3" if shape.speakers else "1",  # many small steps, each durable
         "WORKER_DIARIZATION_MODEL": "demo" if shape.speakers else "none",
         "WORKER_MAX_CONCURRENT_JOBS": str(shape.slots),

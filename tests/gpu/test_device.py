@@ -65,6 +65,7 @@ async def test_jobs_together_have_the_words_that_were_said(compute_type: str) ->
 
 
 async def test_a_transcript_is_the_same_at_any_batch_size(tmp_path: Path) -> None:
+    """The bundled model is so sure of its words that no rounding decides about one."""
     long = make_long(tmp_path)
     texts = []
     for batch_size in (1, 8):

@@ -32,7 +32,9 @@ from tests.fakes.worker import (
     whole_run,
     window,
 )
+from tests.faults.proxy import Proxy
 from tests.integration.conftest import Client, running_controller, wav
+from tests.ports import free_port
 
 
 async def refusal(call: object) -> ServiceError:
@@ -467,6 +469,31 @@ async def test_one_worker_under_two_names_loses_no_attempt_when_the_controller_r
             await client.wait(job_id, "running")
             worker.held[(job_id, 1)].add(window(0, " x"), completed())
             assert (await client.wait(job_id, "complete")).attempt == 1
+    await worker.stop()
+
+
+async def test_what_a_worker_holds_by_a_name_that_answers_no_more_is_stopped_by_its_other_one(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    worker.plan = lambda dispatch: [planned()]
+    await worker.start()
+    names = {f"http://127.0.0.1:{port}": Proxy(port, worker.port) for port in (free_port(), free_port())}
+    for name in names.values():
+        await name.accept()
+    async with running_controller(
+        tmp_path, remote_worker_url=",".join(names), remote_worker_lease_seconds=0.5, remote_worker_poll_seconds=0.2
+    ) as client:
+        await until_workers(client, lambda worker: worker.connected)
+        job_id = await client.submit()
+        followed = names.pop((await client.wait(job_id, "running")).worker.url)
+        worker.plan = lambda dispatch: whole_run()
+        followed.refuse()
+        followed.cut()
+        await client.wait(job_id, "queued_remote")
+        (other,) = names.values()
+        other.cut()  # the fake names what it holds where a heartbeat begins
+        assert (await client.wait(job_id, "complete")).attempt == 2
+    for name in (followed, other):
+        await name.close()
     await worker.stop()
 
 

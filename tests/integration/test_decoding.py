@@ -120,7 +120,7 @@ def test_an_error_that_is_told_again_costs_nothing_the_first_time(
     assert encoder.size == (4 if times == 1 else 2)
 
 
-def test_all_that_a_job_asks_of_a_model_is_asked_of_it_before(model: LoadedModel) -> None:
+def test_warming_up_searches_in_both_ways_and_aligns(model: LoadedModel) -> None:
     asked: list[str] = []
 
     class Noting:

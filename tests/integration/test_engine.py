@@ -83,7 +83,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(offline: None) -> AsyncIterator[Supervisor]:
     """Two windows in a batch, so that recordings of minutes are several batches."""
-    settings = EngineSettings("demo", BUNDLED, slots=2, batch_size=2)
+    settings = EngineSettings("demo", BUNDLED, device="cpu", slots=2, batch_size=2)
     made = Supervisor(settings)
     await made.start()
     yield made

@@ -52,7 +52,7 @@ async def engine_of(
     address: str, monkeypatch: pytest.MonkeyPatch, token: str = "hf_played"
 ) -> AsyncIterator[Supervisor]:
     monkeypatch.setenv("HF_ENDPOINT", address)
-    settings = EngineSettings("demo", BUNDLED, diarization_model=catalog.HUB_PIPELINE, hf_token=token)
+    settings = EngineSettings("demo", BUNDLED, device="cpu", diarization_model=catalog.HUB_PIPELINE, hf_token=token)
     made = Supervisor(settings)
     await made.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
@@ -333,6 +334,53 @@ def test_where_a_model_can_go_batches_stay_as_large(made: Callable[..., Lanes]) 
     assert sizes == [4, 4, 4]
 
 
+def test_where_what_goes_is_never_enough_batches_get_smaller_and_the_process_is_replaced(
+    made: Callable[..., Lanes],
+) -> None:
+    """Torch's cache, say, which fills again and again."""
+    sizes: list[int] = []
+    asked = threading.Event()
+
+    class Endless(FakeMemory):
+        def release(self) -> bool:
+            return True
+
+        def replace_process(self, reason: str, batch_size: int) -> None:
+            super().replace_process(reason, batch_size)
+            asked.set()
+
+    memory = Endless()
+    running = made(play_out_of_memory(0, sizes), batch_size=4, memory=memory)
+    put(running, 4)
+    running.start()
+    assert asked.wait(10.0)
+    running.stop()
+    assert sizes[:3] == [4, 4, 2]
+    assert memory.replaced[0][1] == 1
+
+
+def test_what_a_failed_batch_held_is_let_go_before_room_is_made(made: Callable[..., Lanes]) -> None:
+    held: list[weakref.ref[np.ndarray]] = []
+
+    class Looking(FakeMemory):
+        def release(self) -> bool:
+            assert held[-1]() is None
+            return super().release()
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        if len(requests) > 2:
+            joined = np.zeros(1000)
+            held.append(weakref.ref(joined))
+            raise RuntimeError(f"CUDA failed with error out of memory at {joined.nbytes}")
+        return [GOOD for _ in requests]
+
+    running = made(play, batch_size=4, memory=Looking())
+    requests = put(running, 4)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 4
+    assert len(held) == 1
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_encoders_batch_is_the_devices(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoders: list[BatchLimit] = []
@@ -354,7 +402,7 @@ def test_the_encoders_batch_is_the_devices(device: str, monkeypatch: pytest.Monk
 
 def test_where_a_single_window_does_not_fit_models_go_first_and_then_the_process(made: Callable[..., Lanes]) -> None:
     sizes: list[int] = []
-    memory = FakeMemory(unused=2)
+    memory = FakeMemory(unused=1)
     ended = threading.Event()
     monkeyed = memory.replace_process
 
@@ -374,7 +422,7 @@ def test_where_a_single_window_does_not_fit_models_go_first_and_then_the_process
     running.start()
     assert ended.wait(10.0)
     assert text(only.done) == GOOD.text  # where it does not end at once, the window waits in line
-    assert sizes == [1, 1, 1, 1]
+    assert sizes == [1, 1, 1]
     assert memory.replaced == [("no memory for a single window: CUDA failed with error out of memory", 1)]
 
 

@@ -13,7 +13,7 @@ from benchmarks.corpus import RATE, Samples, Spoken, decoded, write_recording
 from benchmarks.degraded import between, silence, telephone, tones, with_noise
 from benchmarks.engine.sets import Kind, Set, first, renew
 from benchmarks.gpu.cublas import NEWER, WANTED, link
-from benchmarks.gpu.measure import Options, lengths
+from benchmarks.gpu.measure import Options, lengths_of
 from benchmarks.gpu.recordings import LONG, RAGGED, make_set, repeated
 from benchmarks.random_model import SHAPES, vocabulary
 
@@ -123,7 +123,7 @@ def test_newer_libraries_are_linked_under_the_older_names(tmp_path: Path) -> Non
 def test_the_sets_for_a_gpu_are_of_both_kinds_of_file(tmp_path: Path) -> None:
     options = Options(files=2, audio_minutes=0.05, ragged_files=2, shortest_seconds=1.0, longest_seconds=3.0)
     for name in (LONG, RAGGED):
-        made = make_set(tmp_path, name, lengths(name, options))
+        made = make_set(tmp_path, name, lengths_of(name, options))
         assert sorted(path.suffix for path in made.paths) == [".mp3", ".wav"]
         renew(made, 1)
         for path, spoken in zip(made.paths, made.recordings, strict=True):

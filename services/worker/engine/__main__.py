@@ -48,9 +48,6 @@ def main() -> None:
 
 def _configure(settings: EngineSettings) -> None:
     """Before any library looks for a GPU: this process sees its own one only."""
-    if settings.spool_dir is not None:  # kernels are compiled for some cards, which takes a minute: once, then
-        kept = settings.spool_dir.parents[1] / "kernels"
-        os.environ.setdefault("CUDA_CACHE_PATH", str(kept))  # noqa: TID251 - likewise
     if settings.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpu  # noqa: TID251 - for libraries, which read it nowhere else
     configure_logs("engine", settings.log_dir, [settings.hf_token])

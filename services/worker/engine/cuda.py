@@ -56,7 +56,7 @@ def _load_cublas() -> None:
 
 def _loads(library: str) -> bool:
     try:
-        ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(library)
     except OSError:
         return False
     return True
@@ -64,12 +64,12 @@ def _loads(library: str) -> bool:
 
 def give_back() -> int:
     """Has torch give back what it freed and kept, of which CTranslate2 can take nothing; returns the bytes."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    device: Any = getattr(sys.modules.get("torch"), "cuda", None)  # another thread may be importing it
+    if device is None or not device.is_initialized():
         return 0
-    kept = int(torch.cuda.memory_reserved())
-    torch.cuda.empty_cache()
-    return kept - int(torch.cuda.memory_reserved())
+    kept = int(device.memory_reserved())
+    device.empty_cache()
+    return kept - int(device.memory_reserved())
 
 
 def settle() -> None:

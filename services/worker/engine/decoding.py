@@ -167,6 +167,7 @@ def decode(requests: Sequence[Request], encoder: BatchLimit) -> list[Try]:
     before = len(prompts[0]) - 1
     most = min(most_tokens(requests[0].seconds), voice.model.whisper.max_length - before)
     found = _heeding_echoes(
+        voice.model.lanes,
         model.generate,
         _joined([request.encoded for request in requests], voice.model),
         prompts,
@@ -214,19 +215,22 @@ def _encode(requests: Sequence[Request], limit: BatchLimit) -> None:
 def _encode_at_once(requests: Sequence[Request]) -> None:
     voice = requests[0].voice
     features = _settled(voice.features.stacked([request.features for request in requests]))
-    view = _heeding_echoes(voice.model.whisper.model.encode, ctranslate2.StorageView.from_array(features))
+    view = _heeding_echoes(
+        voice.model.lanes, voice.model.whisper.model.encode, ctranslate2.StorageView.from_array(features)
+    )
     for request, row in zip(requests, _split(view, voice.model), strict=True):
         request.encoded = row
 
 
-def _heeding_echoes(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Once more, where it may have failed for an error of another call."""
-    try:
-        return call(*arguments, **named)
-    except RuntimeError as error:
-        if not is_echo(error):
-            raise
-        log.warning("device_error_told_again", error=str(error))
+def _heeding_echoes(times: int, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Again, up to so many times, where it may have failed for an error of another call: each lane's worker may have one to tell."""
+    for _ in range(times):
+        try:
+            return call(*arguments, **named)
+        except RuntimeError as error:
+            if not is_echo(error):
+                raise
+            log.warning("device_error_told_again", error=str(error))
     return call(*arguments, **named)
 
 
@@ -243,7 +247,7 @@ def _split(view: Any, model: LoadedModel) -> Any:
 
 
 def _settled(array: Any) -> Any:
-    """Torch computes on a stream of its own, of which CTranslate2 knows nothing: what is handed over must be there."""
+    """Torch computes on a stream that CTranslate2's worker does not wait for: what is handed over must be there."""
     if not isinstance(array, np.ndarray) and array.is_cuda:
         import torch
 
@@ -315,6 +319,7 @@ def _aligned(requests: Sequence[Request], texts: Sequence[Try]) -> list[Segment]
             ]
         )
     _heeding_echoes(
+        voice.model.lanes,
         whisper.add_word_timestamps,
         rows,
         voice.tokenizer,

@@ -272,28 +272,27 @@ class Diarizer:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if windows == 1:
-                    return self._listen_alone(grid.cut(piece, windows), check, error)
                 log.warning("diarization_batch_halved", windows=windows, batch_size=self._batch.halve(windows))
             else:
                 self._batch.succeeded(windows)
                 return heard
+            if windows == 1:  # behind the error, which holds what the models had made
+                return self._listen_alone(grid.cut(piece, windows), check)
         middle = (first + end) // 2
         halves = (first, middle), (middle, end)
         return joined([self._listen(recording, chunk, grid, one, other, check) for one, other in halves])
 
-    def _listen_alone(self, window: Samples, check: Callable[[], None], error: Exception) -> Heard:
+    def _listen_alone(self, window: Samples, check: Callable[[], None]) -> Heard:
         """Once there is room for this one window: a batch of words that takes it is over in a second or two."""
-        for _ in range(ROOM_TRIES):
+        for left in reversed(range(ROOM_TRIES)):
             check()
             time.sleep(ROOM_SECONDS)
             try:
                 return self._models.listen(window, check)
-            except Exception as again:
-                if not is_out_of_memory(again):
+            except Exception as error:
+                if not (left and is_out_of_memory(error)):
                     raise
-                error = again
-        raise error
+        raise AssertionError("the last try returns or raises")
 
 
 _MODELS_SHARE = 0.95

@@ -7,6 +7,7 @@ found is judged, aligned and handed over by the threads beside it.
 from __future__ import annotations
 
 import os
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -105,6 +106,8 @@ class Lanes:
         self._memory = memory
         self._device = device
         self._encoders: dict[str, BatchLimit] = {}
+        self._spared: set[str] = set()
+        """Models for whose batch room was made, that has not succeeded since."""
         self._count = lanes
         self._on_end = on_end
         self._express = has_express(device)
@@ -157,7 +160,10 @@ class Lanes:
         except Exception as error:  # noqa: BLE001 - it is handed to whoever waits for the window
             self._failed(batch, error)
         else:
-            self._limits[requests[0].voice.model.name].succeeded(len(requests))
+            limit = self._limits[requests[0].voice.model.name]
+            limit.succeeded(len(requests))
+            if len(requests) >= limit.size:
+                self._spared.discard(requests[0].voice.model.name)
             self._beside.submit(self._judge, batch, tries).add_done_callback(self._on_end)
 
     def _failed(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
@@ -201,8 +207,8 @@ class Lanes:
                 taken.window.done.set_exception(error)
 
     def _out_of_memory(self, batch: Sequence[Taken[Request]], error: Exception) -> None:
-        """The windows go back to where they came from. Where nothing is there that can go, smaller batches are taken from
-        now on, and where that cannot help the process is replaced, which costs nobody anything."""
+        """The windows go back to where they came from. Where nothing is there that can go, or what went was not enough, smaller
+        batches are taken from now on, and where that cannot help the process is replaced, which costs nobody anything."""
         limit = self._limits[batch[0].window.voice.model.name]
         for taken in batch:
             taken.window.begin_anew()
@@ -211,10 +217,14 @@ class Lanes:
                 log.warning("device_lost", windows=len(batch), error=str(error))
                 self._memory.replace_process(str(error), 0)
                 return
-            released = self._memory.release()
-            size = limit.size if released else limit.halve(len(batch))
-            log.warning("memory_short", windows=len(batch), batch_size=size, released=released, error=str(error))
-            if not released and len(batch) == size == 1:
+            traceback.clear_frames(error.__traceback__)  # which hold what the call was given
+            name = batch[0].window.voice.model.name
+            spared = self._memory.release() and name not in self._spared
+            size = limit.size if spared else limit.halve(len(batch))
+            log.warning("memory_short", windows=len(batch), batch_size=size, spared=spared, error=str(error))
+            if spared:
+                self._spared.add(name)
+            elif len(batch) == size == 1:
                 self._memory.replace_process(f"no memory for a single window: {error}", size)
         finally:
             _cancel(self.queue.put_back(batch))
@@ -234,7 +244,7 @@ def _timed(requests: Sequence[Request], texts: Sequence[Try]) -> list[tuple[Segm
         if needs_new_process(error):
             raise
         if len(requests) == 1:
-            # The same text at a second try is no echo: some drivers are known to answer so whatever is asked.
+            # That text again and again is no echo: some drivers are known to answer so whatever is asked.
             if is_out_of_memory(error) and not is_echo(error):
                 raise
             log.exception("words_not_timed", job_id=requests[0].key.job_id, window=requests[0].index)

@@ -22,7 +22,7 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 
 from services.worker.engine import cuda, heap
 from services.worker.engine.catalog import ModelSource, initial_states, resolve
-from services.worker.engine.memory import ModelShape, is_out_of_memory
+from services.worker.engine.memory import ModelShape, is_echo, is_out_of_memory
 from services.worker.engine.model_files import (
     ModelFault,
     content_hash,
@@ -359,14 +359,19 @@ def _locked(lock: threading.Lock, check: Callable[[], None]) -> Iterator[None]:
 
 
 def warm_up(whisper: WhisperModel, *, times_words: bool) -> None:
-    """Does each thing once that a job does: on a GPU libraries are looked up and kernels compiled at their first use, which
-    may take a minute, and memory for their workspaces is taken."""
+    """Encodes, searches and aligns once, as a job does: on a GPU libraries are looked up and kernels compiled at their first use,
+    which may take a minute, and memory for their workspaces is taken."""
     encoded = whisper.encode(np.zeros((1, whisper.feature_extractor.mel_filters.shape[0], 3000), np.float32))
     start = [whisper.hf_tokenizer.token_to_id("<|startoftranscript|>")]
     whisper.model.generate(encoded, [start], beam_size=5, max_length=4, no_repeat_ngram_size=2, return_scores=True)
     whisper.model.generate(encoded, [start], beam_size=1, max_length=4, repetition_penalty=1.1, return_scores=True)
     if times_words:
-        whisper.model.align(encoded, start, [start], 100)
+        try:
+            whisper.model.align(encoded, start, [start], 100)
+        except RuntimeError as error:  # some drivers never align; jobs do without
+            if not is_echo(error):
+                raise
+            log.warning("words_cannot_be_aligned", error=str(error))
 
 
 def _times_words(folder: Path) -> bool:

@@ -110,7 +110,7 @@ def shown(name: str) -> str:
 
 def failure(name: str, error: Exception, *, token: bool) -> str:
     """Why the pipeline is not there and what to do about it."""
-    if is_out_of_memory(error):
+    if _is_full(error):
         return (
             f"The diarization model {shown(name)!r} cannot be loaded for now: the device has no room for it ({short_error(error)}). It is "
             "tried again every few minutes. Free its memory, or lower WORKER_BATCH_SIZE or WORKER_MAX_CONCURRENT_JOBS."
@@ -145,7 +145,7 @@ def failure(name: str, error: Exception, *, token: bool) -> str:
 
 def is_passing(error: Exception) -> bool:
     """Whether nothing is wrong but that the hub does not answer now, or that the device is full."""
-    if is_out_of_memory(error):
+    if _is_full(error):
         return True
     if constants.HF_HUB_OFFLINE:
         return False
@@ -155,6 +155,11 @@ def is_passing(error: Exception) -> bool:
     # the hub's client lets its HTTP library's errors through, whichever it is
     transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
     return transport or isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError)
+
+
+def _is_full(error: Exception) -> bool:
+    """A library that cannot be loaded may speak of memory as well."""
+    return is_out_of_memory(error) and not isinstance(error, ImportError)
 
 
 def _forbidden(name: str) -> str:
@@ -195,7 +200,7 @@ def load(name: str, settings: EngineSettings, device: str) -> Any:
     if pipeline._expects_num_speakers:
         raise ValueError(f"its clustering, {pipeline.klustering}, cannot tell how many speakers there are")
     if pipeline.embedding_exclude_overlap:
-        # Found by trying shorter and shorter sounds and kept: on a device that is short of memory it would be too much.
+        # Found by trying shorter and shorter sounds until one raises, and kept: on a device short of memory any of them would.
         _ = pipeline._embedding.min_num_samples
     return pipeline.to(torch.device(device))
 
