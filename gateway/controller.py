@@ -141,7 +141,7 @@ class Controller:
         With ``take_over``, another stream that writes it ends for this one.
         """
         call = self._uploads.WriteUpload(metadata=self._metadata)
-        stream = UploadStream(call, offset, partial(self._ask_why, owner, upload_id))
+        stream = UploadStream(call, offset, partial(self._ask_why, owner, upload_id, offset))
         try:
             await stream.send(_header(owner, upload_id, offset, take_over))
             yield stream
@@ -149,19 +149,27 @@ class Controller:
             call.cancel()
 
     async def _ask_why(
-        self, owner: str, upload_id: str, last: uploads_pb2.WriteUploadRequest, begins_at: int
+        self, owner: str, upload_id: str, offset: int, last: uploads_pb2.WriteUploadRequest, begins_at: int
     ) -> ServiceError:
         """A stream that the other side ends in the middle of a write ends here without its reason: grpc.aio takes its own
         failed write for it. So the last message is sent once more, with nothing behind it; where bytes before it were lost
-        on the way, an empty one in its place, since its own would come to lie where they belong."""
+        on the way, an empty one in its place, since its own would come to lie where they belong.
+
+        ``offset`` is where the stream began. Where nothing of it can have been written there, that was wrong, and is asked for again;
+        so it is where its one message may have been written whole, for whoever hears of a wrong offset looks what there is.
+        """
         upload = await self.get_upload(owner, upload_id, settle=True)
-        if upload.committed_bytes != begins_at:
+        at = upload.committed_bytes
+        if at != begins_at:
             if 0 < upload.size_bytes == upload.committed_bytes:
                 return ServiceError(UNREACHABLE)
+            ends_at = begins_at + len(last.data)
+            if not offset <= at <= ends_at or offset == begins_at < at == ends_at:
+                at = offset
             last = uploads_pb2.WriteUploadRequest(data=b"")
         call = self._uploads.WriteUpload(metadata=self._metadata)
         try:
-            await call.write(_header(owner, upload_id, upload.committed_bytes, take_over=True))
+            await call.write(_header(owner, upload_id, at, take_over=True))
             await call.write(last)
             await _within(WHY_SECONDS, call)
         except asyncio.InvalidStateError:

@@ -15,16 +15,20 @@ SIZE_BYTES = 1000
 
 
 @pytest.mark.parametrize(
-    ("committed", "begins_at", "full", "reason"),
+    ("committed", "offset", "begins_at", "full", "reason"),
     [
-        (400, 400, True, Reason.STORAGE_FULL),
-        (400, 900, True, Reason.STORAGE_FULL),
-        (400, 900, False, UNREACHABLE),
-        (SIZE_BYTES, 900, False, UNREACHABLE),
+        (400, 400, 400, True, Reason.STORAGE_FULL),
+        (400, 200, 900, True, Reason.STORAGE_FULL),
+        (450, 400, 400, True, Reason.STORAGE_FULL),  # half of it was written
+        (400, 200, 900, False, UNREACHABLE),
+        (SIZE_BYTES, 200, 900, False, UNREACHABLE),
+        (400, 401, 401, False, Reason.UPLOAD_OFFSET_MISMATCH),
+        (400, 200, 200, False, Reason.UPLOAD_OFFSET_MISMATCH),
+        (400, 300, 300, False, Reason.UPLOAD_OFFSET_MISMATCH),  # it ends where the upload does
     ],
 )
 async def test_asking_why_writes_no_bytes_where_others_belong(
-    committed: int, begins_at: int, full: bool, reason: Reason
+    committed: int, offset: int, begins_at: int, full: bool, reason: Reason
 ) -> None:
     """Those before the last message may have been lost on the way; its own would be taken for them."""
     fake = FakeController()
@@ -36,7 +40,7 @@ async def test_asking_why_writes_no_bytes_where_others_belong(
         stored.written = stored.message.committed_bytes = committed
         fake.full = full
         last = uploads_pb2.WriteUploadRequest(data=bytes(100))
-        found = await controller._ask_why("alice", upload.upload_id, last, begins_at)
+        found = await controller._ask_why("alice", upload.upload_id, offset, last, begins_at)
         assert found.reason is reason
         assert stored.written == committed
     await fake.stop()
