@@ -8,7 +8,6 @@ processes that get that folder in `LD_LIBRARY_PATH`. Where a `libcublas.so.12` i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.worker.engine.cuda import package_folders
+from services.worker.engine.cuda import loads, package_folders
 
 WANTED = "libcublas.so.12"
 COMPANION = "libcublasLt.so.12"
@@ -31,7 +30,7 @@ SYSTEM_FOLDERS = (
 
 def environment(private: Path, given: Mapping[str, str]) -> dict[str, str]:
     """``given``, with what makes `libcublas.so.12` loadable where that is possible; ``private`` is a folder for links."""
-    if _loads(WANTED):
+    if loads(WANTED):
         return dict(given)
     folders = [*package_folders(), *(Path(folder) for folder in SYSTEM_FOLDERS)]
     found = next((folder for folder in folders if (folder / WANTED).exists()), None)
@@ -55,14 +54,6 @@ def link(private: Path, newer: Path) -> None:
 def _before(given: Mapping[str, str], *folders: Path) -> dict[str, str]:
     paths = [*map(str, folders), *filter(None, [given.get("LD_LIBRARY_PATH")])]
     return dict(given) | {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

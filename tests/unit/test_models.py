@@ -162,7 +162,7 @@ def test_cublas_is_loaded_from_where_its_package_has_it(tmp_path: Path, monkeypa
         (tmp_path / "with" / name).touch()
     asked: list[str] = []
     monkeypatch.setattr(cuda, "package_folders", lambda: iter((tmp_path / "without", tmp_path / "with")))
-    monkeypatch.setattr(cuda, "_loads", lambda name: asked.append(name) or "/" in name)
+    monkeypatch.setattr(cuda, "loads", lambda name: asked.append(name) or "/" in name)
     monkeypatch.setattr(torch.version, "cuda", "12.9")
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     cuda.require()

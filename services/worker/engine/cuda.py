@@ -45,16 +45,17 @@ def package_folders() -> Iterator[Path]:
 
 def _load_cublas() -> None:
     """A library that is loaded is found by its name, wherever it lies. Where there is none CTranslate2 says so itself."""
-    if _loads(LIBRARIES[-1]):
+    if loads(LIBRARIES[-1]):
         return
     for folder in package_folders():
         if all((folder / name).is_file() for name in LIBRARIES):
             for name in LIBRARIES:
-                _loads(str(folder / name))
+                loads(str(folder / name))
             return
 
 
-def _loads(library: str) -> bool:
+def loads(library: str) -> bool:
+    """Whether a library can be loaded, by its name or path; it stays loaded."""
     try:
         ctypes.CDLL(library)
     except OSError:
