@@ -34,9 +34,15 @@ def telephone(samples: Samples) -> Samples:
     hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
     spectrum *= 1 / np.sqrt(1 + (LOW_HERTZ / np.maximum(hertz, 1.0)) ** 2)
     spectrum[hertz >= HIGH_HERTZ] = 0
-    sound = np.clip(np.fft.irfft(spectrum, len(samples)) / FULL_SCALE, -1, 1)
-    coded = np.round(_STEPS * np.sign(sound) * np.log1p(_MU * np.abs(sound)) / np.log1p(_MU)) / _STEPS
-    return _as_samples(FULL_SCALE * np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(_MU)) / _MU)
+    return _as_samples(FULL_SCALE * coded(np.fft.irfft(spectrum, len(samples)) / FULL_SCALE))
+
+
+def coded(sound: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What µ-law's 8 bits leave of sound in [-1, 1]; louder than that is cut."""
+    sound = np.clip(sound, -1, 1)
+    code = np.round(_STEPS * np.sign(sound) * np.log1p(_MU * np.abs(sound)) / np.log1p(_MU)) / _STEPS
+    decoded: NDArray[np.float64] = np.sign(code) * np.expm1(np.abs(code) * np.log1p(_MU)) / _MU
+    return decoded
 
 
 def tones(seconds: float, level: float, numbers: np.random.Generator) -> Samples:

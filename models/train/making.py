@@ -30,6 +30,7 @@ Say = Callable[[str], None]
 class _PhrasesParameters:
     seed: int
     phrases: int
+    twin_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ def recognizer_stages(recipe: Recipe, folder: Path, say: Say) -> Stage:
     phrases = Stage(
         "phrases",
         work / "phrases",
-        lambda path: synthesize(path, own.phrases, own.seed, say),
-        _PhrasesParameters(own.seed, own.phrases),
+        lambda path: synthesize(path, own.phrases, own.twin_share, own.seed, say),
+        _PhrasesParameters(own.seed, own.phrases, own.twin_share),
     )
     trained = Stage(
         "recognizer",

@@ -34,7 +34,10 @@ class RecognizerRecipe:
     - cut_share: of windows that cut their last phrase, those whose text ends before it, as Whisper's do.
     - pause_share: of a last word's attention, what is to lie on the pause behind it. So the pause belongs to the word
       before it, and the word after it is not timed into the pause.
-    - narrow_share: windows without sound above some 4 kHz, as over a telephone.
+    - narrow_share: windows without sound above some 4 kHz and with little below 300 Hz, as over a telephone.
+    - twin_share: phrases that have the words of the one before in another voice.
+    - repeated_share: phrases that are said again at once, by the same voice or another. Without them a decoder that hears
+      the same words twice is not sure how often.
     - averaged_share: weights are averaged over this last part of the steps.
     """
 
@@ -56,6 +59,8 @@ class RecognizerRecipe:
     cut_share: float = 0.15
     pause_share: float = 0.1
     narrow_share: float = 0.25
+    twin_share: float = 0.2
+    repeated_share: float = 0.12
     averaged_share: float = 0.1
 
     @property

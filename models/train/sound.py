@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
+from benchmarks.degraded import coded
 from models.train.speech import RATE, Samples
 
 SPEECH_LEVEL = 0.05
@@ -18,6 +19,8 @@ _NOISES, _NOISE_SECONDS = 16, 20
 _FRAME = RATE // 100
 _QUIET_DECIBELS, _SILENT_DECIBELS = 42.0, -75.0
 _LONGEST_GAP, _SHORTEST = 0.3, 0.08
+_NOISE_OVER_SHARE, _CODED_SHARE = 0.7, 0.7
+_CODED_DECIBELS = (-20.0, 6.0)
 
 
 def level(samples: Samples) -> float:
@@ -101,14 +104,36 @@ def in_room(samples: Samples, response: Samples) -> Samples:
     return heard
 
 
-def narrowed(samples: Samples, numbers: np.random.Generator) -> Samples:
-    """A telephone's band, its edges drawn: nothing above 3.3 to 4 kHz, less and less below 150 to 400 Hz."""
+def recorded(
+    samples: Samples,
+    noises: Noises,
+    decibels: tuple[float, float],
+    narrow_share: float,
+    numbers: np.random.Generator,
+) -> Samples:
+    """With noise, see ``Noises.add``, and ``narrow_share`` of them as over a telephone, which most of the noise went over, too."""
+    is_narrow = numbers.random() < narrow_share
+    is_noise_there = is_narrow and numbers.random() < _NOISE_OVER_SHARE
+    if is_narrow and not is_noise_there:
+        samples = telephoned(samples, numbers)
+    samples = noises.add(samples, numbers, decibels)
+    return telephoned(samples, numbers) if is_noise_there else samples
+
+
+def telephoned(samples: Samples, numbers: np.random.Generator) -> Samples:
+    """A telephone's band, its edges and slope drawn: nothing above 3.3 to 4 kHz, less and less below 150 to 400 Hz; and
+    most with µ-law's 8 bits, in which what is very soft disappears and what is not gets grainy."""
     spectrum = np.fft.rfft(samples)
     hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
     low, high = numbers.uniform(150, 400), numbers.uniform(3300, 4000)
-    spectrum *= 1 / np.sqrt(1 + (low / np.maximum(hertz, 1.0)) ** 4)
+    slope = 2 * int(numbers.integers(1, 3))
+    spectrum *= 1 / np.sqrt(1 + (low / np.maximum(hertz, 1.0)) ** slope)
     spectrum[hertz >= high] = 0
-    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+    narrow = np.fft.irfft(spectrum, len(samples))
+    if numbers.random() < _CODED_SHARE:
+        gain = 10 ** (numbers.uniform(*_CODED_DECIBELS) / 20)
+        narrow = coded(narrow * gain) / gain
+    return narrow.astype(np.float32)
 
 
 def to_integers(samples: Samples) -> NDArray[np.int16]:

@@ -10,7 +10,7 @@ import pytest
 from models.train.diarization.conversations import ACTIVITY_SAMPLES, Conversation, Manner, converse
 from models.train.diarization.sentences import RealSentences, made_sentence
 from models.train.diarization.utterances import Utterance
-from models.train.sound import narrowed, spoken
+from models.train.sound import spoken, telephoned
 from models.train.speech import RATE
 
 MINUTE = 60 * RATE
@@ -59,7 +59,7 @@ def test_all_speak() -> None:
 
 def test_a_telephone_leaves_nothing_above_its_band() -> None:
     numbers = np.random.default_rng(1)
-    spectrum = np.abs(np.fft.rfft(narrowed(numbers.normal(size=RATE).astype(np.float32), numbers)))
+    spectrum = np.abs(np.fft.rfft(telephoned(numbers.normal(size=RATE).astype(np.float32), numbers)))
     assert spectrum[4001:].max() < 1e-3 * spectrum[1000:3000].mean()
 
 

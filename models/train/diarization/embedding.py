@@ -17,7 +17,7 @@ from models.train.diarization.identities import is_held
 from models.train.diarization.networks import VECTOR, embed, embedding_described, loaded_model, new_model
 from models.train.diarization.utterances import Utterances
 from models.train.recipe import EmbeddingRecipe, PipelineRecipe, VoicesRecipe
-from models.train.sound import Noises, narrowed
+from models.train.sound import Noises, recorded
 from models.train.speech import RATE
 from models.train.training import AdamW, falling, mixed_precision, save, seeded, train, warmed
 
@@ -131,9 +131,7 @@ class Hearing:
             for start, end in said.spans:
                 weights[round((start + at) / ACTIVITY_SAMPLES) : round((end + at) / ACTIVITY_SAMPLES)] = 1
             at += len(said.samples)
-        if numbers.random() < self._narrow_share:
-            samples = narrowed(samples, numbers)
-        samples = self._noises.add(samples, numbers, _NOISE_DECIBELS)
+        samples = recorded(samples, self._noises, _NOISE_DECIBELS, self._narrow_share, numbers)
         samples = samples * np.float32(10 ** (numbers.uniform(*_GAIN_DECIBELS) / 20))
         return np.clip(samples, -1, 1), weights if weights.sum() >= _LEAST_SPEECH else np.ones_like(weights)
 

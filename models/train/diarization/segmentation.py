@@ -23,7 +23,7 @@ from models.train.diarization.networks import CHUNK_SECONDS, new_model, segmenta
 from models.train.diarization.plda import centered
 from models.train.diarization.utterances import Utterance, Utterances
 from models.train.recipe import SegmentationRecipe, VoicesRecipe
-from models.train.sound import Noises, narrowed
+from models.train.sound import Noises, recorded
 from models.train.speech import RATE, Samples
 from models.train.training import AdamW, falling, mixed_precision, save, seeded, train, warmed
 
@@ -91,9 +91,7 @@ class Chunks:
         activity = np.zeros((recipe.speakers, CHUNK // 160), np.bool_)
         if count:
             samples, activity[:count] = self._talk(count, numbers)
-        if numbers.random() < recipe.narrow_share:
-            samples = narrowed(samples, numbers)
-        samples = self._noises.add(samples, numbers, _NOISE_DECIBELS)
+        samples = recorded(samples, self._noises, _NOISE_DECIBELS, recipe.narrow_share, numbers)
         samples = samples * np.float32(10 ** (numbers.uniform(*_GAIN_DECIBELS) / 20))
         return Chunk(np.clip(samples, -1, 1), np.ascontiguousarray(activity[:, ::_FRAME_COLUMNS].T))
 

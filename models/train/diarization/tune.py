@@ -23,7 +23,7 @@ from models.train.diarization.evaluate import found_turns, loaded_pipeline, turn
 from models.train.diarization.segmentation import Cast
 from models.train.diarization.utterances import Utterances
 from models.train.recipe import PipelineRecipe, SegmentationRecipe, VoicesRecipe
-from models.train.sound import Noises, narrowed
+from models.train.sound import Noises, recorded
 from models.train.speech import RATE
 from models.train.training import seeded
 
@@ -120,9 +120,9 @@ def _conversations(utterances: Utterances, cast: Cast, recipe: PipelineRecipe) -
             numbers,
             int(numbers.uniform(0, 1) * RATE),
         )
-        samples = narrowed(talk.samples, numbers) if number % _NARROW_EVERY == 0 else talk.samples
-        samples = np.clip(noises.add(samples, numbers, _NOISE_DECIBELS), -1, 1)
-        yield Held((count, seconds), Conversation(samples, talk.activity))
+        narrow_share = float(number % _NARROW_EVERY == 0)
+        samples = recorded(talk.samples, noises, _NOISE_DECIBELS, narrow_share, numbers)
+        yield Held((count, seconds), Conversation(np.clip(samples, -1, 1), talk.activity))
 
 
 def _run_networks_once(pipeline: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.recognizer.phrases import BANDS, FRAMES_PER_SECOND, Phrase, Phrases
+from models.train.recognizer.phrases import BAND_HERTZ, BANDS, FRAMES_PER_SECOND, Phrase, Phrases
 from models.train.recognizer.vocabulary import UNKNOWN
 
 STEPS_PER_SECOND = 50
@@ -21,6 +21,7 @@ _EMPTY_SHARE = 0.05
 _WHOLE_SHARE = 0.55
 _NOISE_SHARE = 0.75
 _DENSE_GAP, _WIDE_GAP = (15, 60), (20, 260)
+_WEAK_LOW_SHARE, _LOW_HERTZ = 0.15, (100.0, 450.0)
 _FLOOR = 1e-10
 
 Features = NDArray[np.float32]
@@ -62,6 +63,7 @@ class Mix:
 
     joined_gap_seconds: float
     narrow_share: float
+    repeated_share: float
 
 
 class _Canvas:
@@ -93,8 +95,11 @@ class _Canvas:
             slope = np.linspace(1, -1, BANDS) * numbers.uniform(-0.3, 1.0)
             grain = numbers.gamma(1.5, 1 / 1.5, (self.frames, BANDS))
             self.power += (10.0 ** (loudness + slope) * grain).astype(np.float32)
-        if numbers.random() < narrow_share:  # from 3.4 to 4.5 kHz on
+        is_narrow = numbers.random() < narrow_share
+        if is_narrow:  # from 3.4 to 4.5 kHz on
             self.power[:, int(numbers.integers(56, 65)) :] *= 10.0 ** numbers.uniform(-7, -3)
+        if is_narrow or numbers.random() < _WEAK_LOW_SHARE:
+            self.power *= _without_lows(numbers.uniform(*_LOW_HERTZ), int(numbers.integers(1, 3)))
 
     def features(self) -> Features:
         """(80, frames). Leveled by the loudest of the recording, which may lie outside of this window."""
@@ -107,10 +112,15 @@ class _Canvas:
         return np.ascontiguousarray(features.T, np.float32)
 
 
+def _without_lows(hertz: float, order: int) -> NDArray[np.float32]:
+    """(80,): what a high-pass (Butterworth) with this edge leaves of the power."""
+    return (1 / (1 + (hertz / BAND_HERTZ) ** (2 * order))).astype(np.float32)
+
+
 def mix_window(phrases: Phrases, frames: int, numbers: np.random.Generator, mix: Mix, short: bool) -> Window:
     """``short``: of phrases of at most 2.2 s, for windows in which others would not end."""
     canvas = _Canvas(frames, numbers)
-    placed = [] if numbers.random() < _EMPTY_SHARE else _lay_phrases(canvas, phrases, numbers, short)
+    placed = [] if numbers.random() < _EMPTY_SHARE else _lay_phrases(canvas, phrases, numbers, mix, short)
     canvas.spoil(mix.narrow_share)
     said = np.full(frames // 2, UNKNOWN, np.int64)
     for _, _, words, _ in placed:
@@ -124,12 +134,16 @@ _Placed = tuple[float, float, tuple[PlacedWord, ...], bool]
 """Start, end, words, whether it is cut."""
 
 
-def _lay_phrases(canvas: _Canvas, phrases: Phrases, numbers: np.random.Generator, short: bool) -> list[_Placed]:
+def _lay_phrases(
+    canvas: _Canvas, phrases: Phrases, numbers: np.random.Generator, mix: Mix, short: bool
+) -> list[_Placed]:
     placed: list[_Placed] = []
+    phrase: Phrase | None = None
     gap = _DENSE_GAP if numbers.random() < 0.5 else _WIDE_GAP
     at = 0 if numbers.random() < 0.25 else int(numbers.exponential(60))
     while at < canvas.length - 4:
-        phrase = phrases.draw(numbers, short)
+        is_repeated = phrase is not None and numbers.random() < mix.repeated_share
+        phrase = phrases.draw_alike(phrase, numbers) if phrase and is_repeated else phrases.draw(numbers, short)
         if (
             at + phrase.frames > canvas.length
             and canvas.length < canvas.frames

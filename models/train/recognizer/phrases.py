@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,16 @@ from models.train.speech import RATE, Espeak, Samples, Voice
 from models.train.voices import ACCENTS, HEARD, voice_name
 
 BANDS = 80
+BAND_HERTZ = 1000 * np.where(
+    (_mels := np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), BANDS + 2)[1:-1]) < 15,
+    _mels / 15,
+    np.exp((_mels - 15) * np.log(6.4) / 27),
+)
+"""Middles of the mel bands (80,), by Slaney's scale as Whisper's features: straight up to 1 kHz, then by ratios."""
 FRAMES_PER_SECOND = 100
 _WINDOW = 400
 _PEAK = 0.6
+_SHORT_FRAMES = 220
 _LONGEST_SECONDS = 6.0
 _LENGTHS = (1, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
 _DIGITS_SHARE, _COMMA_SHARE = 0.2, 0.06
@@ -41,6 +49,10 @@ class Phrase:
     @property
     def frames(self) -> int:
         return len(self.power)
+
+    @property
+    def is_short(self) -> bool:
+        return self.frames <= _SHORT_FRAMES
 
 
 class Phrases:
@@ -66,19 +78,28 @@ class Phrases:
                     strict=True,
                 )
             ]
-        self._short = [phrase for phrase in self._phrases if phrase.frames <= 220] or self._phrases
+        self._short = [phrase for phrase in self._phrases if phrase.is_short] or self._phrases
+        self._alike: defaultdict[tuple[int, ...], list[Phrase]] = defaultdict(list)
+        for phrase in self._phrases:
+            self._alike[phrase.words].append(phrase)
 
     def draw(self, numbers: np.random.Generator, short: bool) -> Phrase:
         """Any one; with ``short`` one of at most 2.2 s."""
         phrases = self._short if short else self._phrases
         return phrases[numbers.integers(len(phrases))]
 
+    def draw_alike(self, phrase: Phrase, numbers: np.random.Generator) -> Phrase:
+        """One of the same words, the phrase itself among them; a short one for a short one."""
+        alike = [other for other in self._alike[phrase.words] if other.is_short or not phrase.is_short]
+        return alike[numbers.integers(len(alike))]
 
-def synthesize(folder: Path, count: int, seed: int, say: Callable[[str], None]) -> None:
-    """Writes ``power.npy`` and ``phrases.npz``. Raises SpeechError."""
+
+def synthesize(folder: Path, count: int, twin_share: float, seed: int, say: Callable[[str], None]) -> None:
+    """Writes ``power.npy`` and ``phrases.npz``; ``twin_share`` as in RecognizerRecipe. Raises SpeechError."""
     torch.set_num_threads(1)
     drawn, espeak, mel = random.Random(seed), Espeak(), MelPower()
     phrases: list[Phrase] = []
+    words = draw_words(drawn)
     while len(phrases) < count:
         accent = drawn.choices(list(ACCENTS), list(ACCENTS.values()))[0]
         voice = Voice(
@@ -87,7 +108,8 @@ def synthesize(folder: Path, count: int, seed: int, say: Callable[[str], None]) 
             drawn.randint(5, 95),
             drawn.randint(20, 80),
         )
-        spoken = speak(espeak, draw_words(drawn), voice, drawn)
+        words = words if drawn.random() < twin_share else draw_words(drawn)
+        spoken = speak(espeak, words, voice, drawn)
         if spoken is None or len(spoken.samples) > _LONGEST_SECONDS * RATE:
             continue
         phrases.append(spoken.with_power(mel))

@@ -83,7 +83,7 @@ class RecognizerLearner:
 
     def _losses(self, phase: Phase, numbers: np.random.Generator) -> Losses:
         recipe = self._recipe
-        mix = Mix(recipe.joined_gap_seconds, recipe.narrow_share)
+        mix = Mix(recipe.joined_gap_seconds, recipe.narrow_share, recipe.repeated_share)
         is_short = phase.frames <= _SHORT_FRAMES
         windows = [mix_window(self._phrases, phase.frames, numbers, mix, is_short) for _ in range(phase.batch)]
         texts = [
