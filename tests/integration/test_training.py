@@ -5,6 +5,7 @@ Here, and not among the unit tests: torch takes seconds.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from models.train.diarization.segmentation import assigning_loss, telling_loss
 from models.train.diarization.tune import middle_of_the_best
 from models.train.recognizer import losses
 from models.train.recognizer.convert import convert
-from models.train.recognizer.mixing import PlacedWord, Segment, Window, join
+from models.train.recognizer.mixing import Mix, PlacedWord, Segment, Window, join, mix_window
 from models.train.recognizer.network import Recognizer, Size
+from models.train.recognizer.phrases import BAND_HERTZ, BANDS, Phrases
 from models.train.recognizer.targets import IGNORED, NOWHERE, TextOptions, draw_prompt, pad, text_of
 from models.train.recognizer.vocabulary import (
     END_OF_TEXT,
@@ -116,6 +118,62 @@ def test_phrases_with_hardly_a_pause_between_are_one_segment() -> None:
     placed = [(0.0, 1.0, (PlacedWord(1, 0.0, 1.0),), False), (1.2, 2.0, (PlacedWord(2, 1.2, 2.0),), False)]
     assert [len(segment.words) for segment in join(placed, 10.0, gap=0.35)] == [2]
     assert [len(segment.words) for segment in join(placed, 10.0, gap=0.1)] == [1, 1]
+
+
+def phrases_of(folder: Path, words: list[tuple[int, ...]], frames: int = 60) -> Phrases:
+    """So many hundredths of a second each, equally loud in all bands."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "power.npy", np.full((len(words) * frames, BANDS), -1.0, np.float16))
+    np.savez(
+        folder / "phrases.npz",
+        frames=np.full(len(words), frames),
+        counts=[len(some) for some in words],
+        words=np.concatenate(words),
+        starts=np.concatenate([np.arange(len(some)) * 0.1 for some in words]),
+        seconds=np.full(len(words), frames / 100),
+    )
+    return Phrases(folder)
+
+
+def test_of_the_phrases_in_a_window_some_are_said_again(tmp_path: Path) -> None:
+    phrases = phrases_of(tmp_path, [(one, other) for one in range(25) for other in range(25)])
+
+    def repeated(share: float) -> float:
+        mix, drawn = Mix(0.0, 0.0, share), numbers()
+        windows = [mix_window(phrases, 1500, drawn, mix, True) for _ in range(60)]
+        said = [[tuple(word.word for word in segment.words) for segment in window.segments] for window in windows]
+        pairs = [pair for some in said for pair in itertools.pairwise(some)]
+        return sum(one == other for one, other in pairs) / len(pairs)
+
+    assert repeated(0.0) < 0.02
+    assert 0.2 < repeated(0.3) < 0.4
+
+
+def test_a_phrase_said_again_is_said_by_the_same_voice_or_another(tmp_path: Path) -> None:
+    phrases = phrases_of(tmp_path, [(1, 2), (3,), (1, 2), (1, 2)])
+    first, *_ = phrases.all
+    drawn = numbers()
+    again = [phrases.draw_alike(first, drawn) for _ in range(50)]
+    assert {one.words for one in again} == {(1, 2)}
+    assert any(one is first for one in again)
+    assert any(one is not first for one in again)
+
+
+def test_over_a_telephone_little_is_left_of_the_lows_and_nothing_of_the_highs(tmp_path: Path) -> None:
+    phrases, drawn = phrases_of(tmp_path, [(1, 2)], frames=290), numbers()
+    narrow = [mix_window(phrases, 300, drawn, Mix(0.0, 1.0, 0.0), True).features for _ in range(20)]
+    mean = np.mean([features.max(1) for features in narrow], 0)
+    middle = mean[(BAND_HERTZ > 1000) & (BAND_HERTZ < 3000)].mean()
+    assert mean[0] < middle - 0.2
+    assert mean[BAND_HERTZ > 4600].max() < middle - 0.5
+
+
+def test_bands_are_those_of_the_features() -> None:
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    filters = FeatureExtractor.get_mel_filters(16_000, 400, BANDS)
+    middles = (filters @ np.fft.rfftfreq(400, 1 / 16_000)) / filters.sum(1)
+    assert np.abs(middles - BAND_HERTZ).max() < 5
 
 
 def test_rows_begin_with_their_prompts_which_are_not_predicted() -> None:

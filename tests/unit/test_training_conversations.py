@@ -7,10 +7,11 @@ import random
 import numpy as np
 import pytest
 
+from benchmarks.degraded import coded
 from models.train.diarization.conversations import ACTIVITY_SAMPLES, Conversation, Manner, converse
 from models.train.diarization.sentences import RealSentences, made_sentence
 from models.train.diarization.utterances import Utterance
-from models.train.sound import spoken, telephoned
+from models.train.sound import SPEECH_LEVEL, Noises, recorded, spoken, telephoned
 from models.train.speech import RATE
 
 MINUTE = 60 * RATE
@@ -58,9 +59,29 @@ def test_all_speak() -> None:
 
 
 def test_a_telephone_leaves_nothing_above_its_band() -> None:
-    numbers = np.random.default_rng(1)
-    spectrum = np.abs(np.fft.rfft(telephoned(numbers.normal(size=RATE).astype(np.float32), numbers)))
-    assert spectrum[4001:].max() < 1e-3 * spectrum[1000:3000].mean()
+    for seed in range(8):
+        numbers = np.random.default_rng(seed)
+        power = np.square(np.abs(np.fft.rfft(telephoned(numbers.normal(0, 0.1, RATE).astype(np.float32), numbers))))
+        assert power[4001:].mean() < 1e-3 * power[1000:3000].mean(), "but for the grain of its eight bits"
+        assert power[:80].mean() < 0.3 * power[1000:3000].mean()
+
+
+def test_eight_bits_are_fine_where_it_is_soft_and_coarse_where_it_is_loud() -> None:
+    soft, loud = np.linspace(0, 0.01, 1000), np.linspace(0.5, 1.0, 1000)
+    assert np.abs(coded(soft) - soft).max() < 4e-4
+    assert 3e-3 < np.abs(coded(loud) - loud).max() < 3e-2
+    assert len(np.unique(coded(np.linspace(-2, 2, 100_000)))) == 255
+
+
+def test_of_what_is_recorded_over_a_telephone_most_noise_went_over_it_too() -> None:
+    numbers, noises = np.random.default_rng(1), Noises(1)
+    sound = numbers.normal(0, SPEECH_LEVEL, RATE).astype(np.float32)
+    wide = [
+        np.square(np.abs(np.fft.rfft(recorded(sound, noises, (10.0, 10.0), share, numbers))))[5000:].mean()
+        for share in (0.0, *[1.0] * 20)
+    ]
+    narrow = [power < 1e-3 * wide[0] for power in wide[1:]]
+    assert 0.4 < np.mean(narrow) < 1
 
 
 def test_speech_is_found_where_it_is_and_short_gaps_belong_to_it() -> None:

@@ -62,7 +62,7 @@ class Phrases:
         power = np.load(folder / "power.npy", mmap_mode="r")
         with np.load(folder / "phrases.npz") as index:
             ends, counts = np.cumsum(index["frames"]), np.cumsum(index["counts"])
-            self._phrases = [
+            self.all = [
                 Phrase(
                     power[end - frames : end],
                     tuple(index["words"][count - words : count].tolist()),
@@ -78,14 +78,14 @@ class Phrases:
                     strict=True,
                 )
             ]
-        self._short = [phrase for phrase in self._phrases if phrase.is_short] or self._phrases
+        self._short = [phrase for phrase in self.all if phrase.is_short] or self.all
         self._alike: defaultdict[tuple[int, ...], list[Phrase]] = defaultdict(list)
-        for phrase in self._phrases:
+        for phrase in self.all:
             self._alike[phrase.words].append(phrase)
 
     def draw(self, numbers: np.random.Generator, short: bool) -> Phrase:
         """Any one; with ``short`` one of at most 2.2 s."""
-        phrases = self._short if short else self._phrases
+        phrases = self._short if short else self.all
         return phrases[numbers.integers(len(phrases))]
 
     def draw_alike(self, phrase: Phrase, numbers: np.random.Generator) -> Phrase:
