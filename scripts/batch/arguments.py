@@ -96,6 +96,18 @@ class Arguments:
         return "remote" if self.remote else "local"
 
 
+def _only_with_diarization(given: argparse.Namespace) -> str:
+    """The first option that was given and does nothing without --diarization, or ""."""
+    asked = {
+        "--diarization-max-duration": given.diarization_max_duration,
+        "--fast-switching": given.fast_switching or None,
+        "--speaker-per-channel": given.speaker_per_channel or None,
+        "--min-speakers": given.min_speakers,
+        "--max-speakers": given.max_speakers,
+    }
+    return next((name for name, value in asked.items() if value is not None), "")
+
+
 def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Arguments:
     """Ends the program after `--help` (0) and, with one line, on wrong use (2)."""
     environment = environment or {}
@@ -106,6 +118,8 @@ def parse_arguments(arguments: Sequence[str], environment: Mapping[str, str] | N
         session = _session_variable(parser, environment[SESSION_VARIABLE])
     if None not in (given.min_speakers, given.max_speakers) and given.min_speakers > given.max_speakers:
         parser.error("--min-speakers must be at most --max-speakers")
+    if not given.diarization and (idle := _only_with_diarization(given)):
+        parser.error(f"{idle} says how speakers are told apart: add --diarization, or leave it out")
     folder: Path = given.input
     return Arguments(
         input=folder,

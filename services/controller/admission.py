@@ -18,8 +18,8 @@ def execution_mode(mode: Mode, options: Options) -> ExecutionMode:
     return ExecutionMode.LOCAL
 
 
-def check_options(options: Options, capacities: Sequence[Capacity]) -> None:
-    """``capacities`` are of the workers that might run it and were ever heard; none known means: wait and see.
+def check_options(options: Options, capacities: Sequence[Capacity | None]) -> None:
+    """``capacities`` are of all workers that might run it; None of one that was never heard: wait and see what it has.
 
     Raises ServiceError (MODEL_UNKNOWN, LANGUAGE_UNSUPPORTED, INVALID_REQUEST).
     """
@@ -30,13 +30,14 @@ def check_options(options: Options, capacities: Sequence[Capacity]) -> None:
             Reason.LANGUAGE_UNSUPPORTED,
             f"The language {options.language!r} is not known; give a code such as en, or none.",
         )
-    if capacities:
-        _check_model(options, capacities)
+    heard = [capacity for capacity in capacities if capacity is not None]
+    if heard:
+        _check_model(options, heard, all_are_heard=len(heard) == len(capacities))
 
 
 def check_diarization(options: Options, capacities: Sequence[Capacity | None]) -> None:
-    """``capacities`` are of all workers that might run it; None of one that was never heard, which may be able to, as one
-    that only just starts may, and has no error yet.
+    """``capacities`` as above; one that was never heard may be able to, as one that only just starts may, and has no error
+    yet.
 
     Raises ServiceError(DIARIZATION_UNAVAILABLE) when nobody can ever tell its speakers apart. Channels need no model.
     """
@@ -49,9 +50,10 @@ def check_diarization(options: Options, capacities: Sequence[Capacity | None]) -
         )
 
 
-def check_recording(recording: Recording, capacities: Iterable[Capacity]) -> None:
-    """Raises ServiceError(FILE_TOO_LARGE) when every known worker would refuse it."""
-    largest = max((capacity.max_file_bytes for capacity in capacities), default=0)
+def check_recording(recording: Recording, capacities: Iterable[Capacity | None]) -> None:
+    """``capacities`` as above. Raises ServiceError(FILE_TOO_LARGE) when every worker would refuse it."""
+    limits = [capacity.max_file_bytes if capacity is not None else 0 for capacity in capacities]
+    largest = max(limits, default=0) if all(limits) else 0
     if largest and recording.size_bytes > largest:
         raise ServiceError(
             Reason.FILE_TOO_LARGE,
@@ -64,9 +66,9 @@ def _offers(capacity: Capacity, model: str) -> bool:
     return any(each.name == model for each in capacity.models)
 
 
-def _check_model(options: Options, capacities: Sequence[Capacity]) -> None:
+def _check_model(options: Options, capacities: Sequence[Capacity], all_are_heard: bool) -> None:
     offered = {model.name: model for capacity in capacities for model in capacity.models}
-    if options.model and options.model not in offered:
+    if options.model and options.model not in offered and all_are_heard:
         raise ServiceError(
             Reason.MODEL_UNKNOWN,
             f"No worker offers the model {options.model!r}. Offered are: {', '.join(sorted(offered)) or 'none'}.",

@@ -75,8 +75,9 @@ class Fleet:
     def of(self, mode: ExecutionMode) -> list[WorkerLink]:
         return [link for link in self.links if link.mode is mode]
 
-    def capacities(self, mode: ExecutionMode) -> list[Capacity]:
-        return [link.capacity for link in self.of(mode) if link.capacity is not None]
+    def capacities(self, mode: ExecutionMode) -> list[Capacity | None]:
+        """Of all workers that may run a job of this mode; None of one that was never heard."""
+        return [link.capacity for link in self.of(mode)]
 
 
 class JobApi(jobs_pb2_grpc.JobServiceServicer):
@@ -104,7 +105,7 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
             await self._fleet.wait_local()
         capacities = self._fleet.capacities(mode)
         admission.check_options(options, capacities)
-        admission.check_diarization(options, [link.capacity for link in self._fleet.of(mode)])
+        admission.check_diarization(options, capacities)
         recordings = {
             upload: await self._recording(owner, UploadId(upload)) for upload in dict.fromkeys(request.upload_ids)
         }

@@ -83,6 +83,13 @@ def test_before_any_worker_was_heard_every_model_and_size_may_be_right() -> None
     check_recording(recording(10**15), [])
 
 
+def test_what_none_that_was_heard_has_another_may_have_that_was_never_heard() -> None:
+    check_options(Options(model="large-v9", language="de"), [DEMO, None])
+    check_recording(recording(10**15), [DEMO, None])
+    with pytest.raises(ServiceError):
+        check_options(Options(model="demo", language="de"), [DEMO, None])  # of what is known something is known
+
+
 def test_a_language_that_no_model_knows_is_refused_even_then() -> None:
     for language in ("xx", "EN", "english", "de-AT"):
         error = refused(Options(language=language))
