@@ -87,7 +87,11 @@ class Child:
             self._file.touch()
         size = max(1, self._batch_size // 2) if self._how == "halving" else 4
         said: list[FromEngine] = [WorkReported(run, report) for report in begun]
-        return [*said, Recycle(REASON, size), WorkReported(run, LATE)]
+        return [
+            *said,
+            Recycle(REASON, size, is_less=not self._batch_size or size < self._batch_size),
+            WorkReported(run, LATE),
+        ]
 
     def _whole(self, work: Work) -> list[Report]:
         """Every window that the work does not say is finished, and what goes before."""

@@ -32,14 +32,16 @@ class FakeMemory:
     """``unused`` models that can go, one at each call."""
 
     unused: int = 0
-    replaced: list[tuple[str, int]] = field(default_factory=list)
+    replaced: list[tuple[str, int, bool]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
 
     def release(self) -> bool:
         self.unused -= 1
         return self.unused >= 0
 
-    def replace_process(self, reason: str, batch_size: int) -> None:
-        self.replaced.append((reason, batch_size))
+    def replace_process(self, reason: str, batch_size: int = 0, *, is_less: bool = False) -> None:
+        self.replaced.append((reason, batch_size, is_less))
+        self.asked.set()
 
 
 @pytest.fixture
@@ -168,6 +170,52 @@ def test_words_for_which_there_is_no_room_are_timed_by_row_first(
     assert [text(one.done) for one in requests] == [" 0", " 1", " 2"]
     assert sizes[:3] == [(3, True), (1, True), (1, True)]
     assert ((1, False) in sizes) != timed_again
+
+
+def test_all_of_a_batch_that_are_searched_again_are_so_together(made: Callable[..., Lanes]) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        sizes.append((requests[0].search, len(requests)))
+        return [LOOP if one.search == 0 else GOOD for one in requests]
+
+    running = made(play)
+    requests = put(running, 4)
+    running.start()
+    assert [text(one.done) for one in requests] == [GOOD.text] * 4
+    assert sizes == [(0, 4), (1, 4)]
+
+
+def test_of_a_batch_that_failed_nothing_of_a_canceled_job_is_decoded_alone(made: Callable[..., Lanes]) -> None:
+    alone: list[int] = []
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        if len(requests) > 1:
+            raise RuntimeError("odd")
+        alone.append(requests[0].index)
+        made_of[0].close()
+        return [GOOD]
+
+    running = made(play)
+    requests = [request(index) for index in range(4)]
+    with running.line(TINY, 120.0):
+        pass
+    made_of = [JobLine(running.queue, running.queue.open())]
+    for one in requests:
+        made_of[0].put(one)
+    running.start()
+    with pytest.raises(futures.CancelledError):
+        requests[3].done.result(10.0)
+    assert alone == [0]
+
+
+def test_what_comes_again_after_memory_ran_out_begins_as_it_began(made: Callable[..., Lanes]) -> None:
+    one = request(0)
+    other = Request(one.key, 1, one.voice, one.features, 30.0, search=1)
+    other.search = 2
+    for each in (one, other):
+        each.begin_anew()
+    assert (one.search, other.search) == (0, 1)
 
 
 def test_where_no_search_helps_the_searching_ends(made: Callable[..., Lanes]) -> None:
@@ -339,24 +387,18 @@ def test_where_what_goes_is_never_enough_batches_get_smaller_and_the_process_is_
 ) -> None:
     """Torch's cache, say, which fills again and again."""
     sizes: list[int] = []
-    asked = threading.Event()
 
     class Endless(FakeMemory):
         def release(self) -> bool:
             return True
 
-        def replace_process(self, reason: str, batch_size: int) -> None:
-            super().replace_process(reason, batch_size)
-            asked.set()
-
     memory = Endless()
     running = made(play_out_of_memory(0, sizes), batch_size=4, memory=memory)
     put(running, 4)
     running.start()
-    assert asked.wait(10.0)
-    running.stop()
+    assert memory.asked.wait(10.0)
     assert sizes[:3] == [4, 4, 2]
-    assert memory.replaced[0][1] == 1
+    assert memory.replaced[0][1:] == (1, True)
 
 
 def test_what_a_failed_batch_held_is_let_go_before_room_is_made(made: Callable[..., Lanes]) -> None:
@@ -403,42 +445,62 @@ def test_the_encoders_batch_is_the_devices(device: str, monkeypatch: pytest.Monk
 def test_where_a_single_window_does_not_fit_models_go_first_and_then_the_process(made: Callable[..., Lanes]) -> None:
     sizes: list[int] = []
     memory = FakeMemory(unused=1)
-    ended = threading.Event()
-    monkeyed = memory.replace_process
-
-    def play(requests: Sequence[Request]) -> list[Try]:
-        sizes.append(len(requests))
-        if memory.replaced:
-            return [GOOD for _ in requests]
-        raise RuntimeError("CUDA failed with error out of memory")
-
-    def replace_process(reason: str, batch_size: int) -> None:
-        monkeyed(reason, batch_size)
-        ended.set()
-
-    memory.replace_process = replace_process  # type: ignore[method-assign]
-    running = made(play, batch_size=2, memory=memory)
+    running = made(play_out_of_memory(0, sizes), batch_size=2, memory=memory)
     (only,) = put(running, 1)
     running.start()
-    assert ended.wait(10.0)
-    assert text(only.done) == GOOD.text  # where it does not end at once, the window waits in line
-    assert sizes == [1, 1, 1]
-    assert memory.replaced == [("no memory for a single window: CUDA failed with error out of memory", 1)]
+    assert memory.asked.wait(10.0)
+    running.stop()
+    assert sizes == [1, 1]
+    assert memory.replaced == [("no memory for a single window: CUDA failed with error out of memory", 1, True)]
+    assert not only.done.done()  # it goes on in the next process
 
 
-def test_a_context_that_is_lost_asks_for_another_process_and_the_windows_go_back(made: Callable[..., Lanes]) -> None:
+def test_who_began_with_a_single_window_tries_no_less_the_next_time(made: Callable[..., Lanes]) -> None:
+    memory = FakeMemory()
+    running = made(play_out_of_memory(0, []), batch_size=1, memory=memory)
+    put(running, 1)
+    running.start()
+    assert memory.asked.wait(10.0)
+    assert memory.replaced[0][1:] == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "size", "is_less"),
+    [
+        ("CUDA failed with error an illegal memory access was encountered", 0, False),  # it was not the batch's size
+        ("cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED", 2, True),  # it may have been
+    ],
+)
+def test_a_context_that_is_lost_asks_once_for_another_process_and_the_windows_go_back(
+    error: str, size: int, is_less: bool, made: Callable[..., Lanes]
+) -> None:
     memory = FakeMemory()
 
     def play(requests: Sequence[Request]) -> list[Try]:
-        if not memory.replaced:
-            raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
-        return [GOOD for _ in requests]
+        raise RuntimeError(error)
 
     running = made(play, batch_size=4, memory=memory)
-    requests = put(running, 4)
+    requests = put(running, 8)
     running.start()
-    assert [text(one.done) for one in requests] == [GOOD.text] * 4
-    assert [size for _, size in memory.replaced] == [0]  # it was not the batch's size
+    assert memory.asked.wait(10.0)
+    running.stop()
+    assert memory.replaced == [(error, size, is_less)]
+    assert not any(one.done.done() for one in requests)
+
+
+def test_what_was_learned_of_memory_outlives_a_lost_context(made: Callable[..., Lanes]) -> None:
+    memory = FakeMemory()
+
+    def play(requests: Sequence[Request]) -> list[Try]:
+        if len(requests) > 2:
+            raise RuntimeError("CUDA failed with error out of memory")
+        raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
+
+    running = made(play, batch_size=4, memory=memory)
+    put(running, 4)
+    running.start()
+    assert memory.asked.wait(10.0)
+    assert memory.replaced[0][1:] == (2, False)
 
 
 def test_memory_that_runs_out_beside_the_device_costs_no_window(

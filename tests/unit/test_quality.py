@@ -28,6 +28,10 @@ REPEATED = Try(
         (replace(GOOD, log_prob=-1.2, no_speech_prob=0.7), Verdict.SILENT),
         (replace(GOOD, no_speech_prob=0.7), Verdict.GOOD),
         (replace(GOOD, text="  "), Verdict.EMPTY),
+        (replace(GOOD, text=" ..."), Verdict.EMPTY),
+        (replace(GOOD, text=" ♪ ♪"), Verdict.EMPTY),
+        (replace(GOOD, text=" 1984"), Verdict.GOOD),
+        (replace(GOOD, text="好的"), Verdict.GOOD),
     ],
 )
 def test_verdicts(tried: Try, verdict: Verdict) -> None:
@@ -76,6 +80,11 @@ def test_what_the_model_takes_for_no_speech_has_no_text() -> None:
     assert (found.text, found.tokens) == ("", ())
     unsure = replace(GOOD, log_prob=-1.4, text=" mumble")
     assert best([unsure, silent]) is unsure
+
+
+@pytest.mark.parametrize("tried", [replace(GOOD, text=" ..."), replace(LOOP, ended=False)])
+def test_what_has_no_word_or_found_no_end_has_no_text(tried: Try) -> None:
+    assert (best([tried]).text, best([tried]).tokens) == ("", ())
 
 
 def test_compression_ratio_is_whispers() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import pytest
 
-from services.worker.engine.window_queue import Line, WindowQueue
+from services.worker.engine.window_queue import GATHERED_BATCHES, Line, WindowQueue
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,54 @@ def test_the_last_windows_are_shared_among_the_lanes() -> None:
     made = queue(lanes=2)
     line = made.open()
     fill(made, line, *(f"a{number}" for number in range(6)))
-    assert len(names(made, 8)) == 3
+    assert [len(names(made, 8)) for _ in range(2)] == [3, 3]
+
+
+def test_as_long_as_a_job_has_more_a_lane_takes_all_it_can() -> None:
+    made = queue(lanes=2)
+    line = made.open()
+    fill(made, line, *(f"a{number}" for number in range(9)))
+    made.expect(line, 0, True)
+    assert len(names(made, 8)) == 8
+
+
+def come_again(made: WindowQueue[Window], line: Line[Window], *again: str) -> None:
+    """Puts them, and has them taken and put back as what is searched otherwise."""
+    fill(made, line, *again, shape="first")
+    taken = made.take(lambda shape: len(again))
+    searched = [replace(one, window=Window(one.window.name, "again")) for one in taken]
+    made.put_back(searched, spent=True)
+
+
+def test_what_comes_again_is_gathered() -> None:
+    made = queue()
+    line = made.open()
+    come_again(made, line, "one")
+    fill(made, line, *(f"a{number}" for number in range(40)))
+    taken = [names(made, 2) for _ in range(GATHERED_BATCHES + 1)]
+    assert taken.index(["one"]) == GATHERED_BATCHES
+
+
+def test_what_comes_again_goes_at_once_where_there_is_nothing_else() -> None:
+    made = queue()
+    line = made.open()
+    come_again(made, line, "one", "two")
+    assert names(made, 8) == ["one", "two"]
+
+
+def test_what_comes_again_of_a_brief_job_goes_first() -> None:
+    made = queue()
+    line, other = made.open(brief=True), made.open()
+    come_again(made, line, "one")
+    fill(made, other, "b1", "b2", seconds=300.0)
+    names(made, 1)
+    assert names(made, 1) == ["one"]
 
 
 def test_a_batch_waits_a_moment_for_windows_that_are_expected() -> None:
     made = queue(linger=20.0)
     line = made.open()
-    made.expect(line, 3)
+    made.expect(line, 3, False)
     fill(made, line, "a1")
     found: list[str] = []
     lane = threading.Thread(target=lambda: found.extend(names(made, 8)))

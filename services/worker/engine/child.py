@@ -147,8 +147,8 @@ class EngineChild:
         given_back = cuda.give_back() if self._device == "cuda" else 0
         return bool(self._models.release_idle()) or given_back >= cuda.WORTH_BYTES
 
-    def replace_process(self, reason: str, batch_size: int) -> None:
-        self._pipe.send(Recycle(reason, batch_size))
+    def replace_process(self, reason: str, batch_size: int = 0, *, is_less: bool = False) -> None:
+        self._pipe.send(Recycle(reason, batch_size, is_less))
 
     def _run(self, message: RunWork, canceled: threading.Event) -> None:
         def report(of: Report) -> None:

@@ -121,7 +121,8 @@ def without_markers(text: str) -> str:
 @dataclass(slots=True, eq=False)
 class Request:
     """A window of an attempt on its way through the device. ``features``: what `Voice.features` made of it; ``seconds``
-    of speech in it; ``words`` whether its words are to be timed; ``part``: of a window that was decoded before."""
+    of speech in it; ``words`` whether its words are to be timed; ``part``: of a window that was decoded before; ``is_doubtful``:
+    what was found is a loop, which somebody may have said."""
 
     key: AttemptKey
     index: int
@@ -131,14 +132,19 @@ class Request:
     words: bool = True
     part: bool = False
     search: int = 0
+    first_search: int = field(init=False)
+    is_doubtful: bool = False
     tries: list[Try] = field(default_factory=list)
     encoded: Any = None
     done: Future[tuple[Segment, ...]] = field(default_factory=Future)
 
+    def __post_init__(self) -> None:
+        self.first_search = self.search
+
     def begin_anew(self) -> None:
         """As if it had not been on the device."""
         self.encoded = None
-        self.search = 0
+        self.search = self.first_search
         self.tries.clear()
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent import futures
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 
 import ctranslate2
@@ -15,26 +15,23 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from services.worker.engine.decoding import (
     SEARCHES,
-    Request,
     Voice,
     detect_language,
     settle_language,
 )
 from services.worker.engine.diarization import Diarizer, Watch
-from services.worker.engine.lanes import JobLine, Lanes, Memory
+from services.worker.engine.lanes import Lanes, Memory
 from services.worker.engine.memory import is_out_of_memory, needs_new_process
 from services.worker.engine.models import LoadedModel, Models
 from services.worker.engine.preparation import Preparation, is_small
+from services.worker.engine.transcription import Transcription
 from services.worker.pipeline.assemble import assign_speakers, without_words
 from services.worker.pipeline.channels import decide
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.progress import SpeechProgress
-from services.worker.pipeline.quality import has_dropout
 from services.worker.pipeline.recording import PreparedRecording, Samples
-from services.worker.pipeline.sentences import segments_of
-from services.worker.pipeline.windows import SpeechWindow, fingerprint, halves, to_recording_time
+from services.worker.pipeline.windows import fingerprint
 from services.worker.work import (
-    AttemptKey,
     Canceled,
     ChunkSpeakers,
     Completed,
@@ -61,12 +58,6 @@ _NO_WORD_TIMES = (
 )
 
 _NO_SPEECH = "No speech was found in the recording."
-
-_LOOK_SECONDS = 0.1
-"""How often a job that waits for the device looks whether it was canceled."""
-
-IN_HAND_SECONDS = 60.0
-"""How long a job that ends early waits for its windows that are on the device."""
 
 _RETRY_SECONDS, _MOST_TRIES = 0.5, 5
 """Of hearing a language while memory is short; the wait doubles."""
@@ -107,7 +98,7 @@ def _outcome(job: _Job, memory: Memory) -> Outcome | None:
         return Failed(error.reason, error.message)
     except Exception as error:
         if needs_new_process(error) or is_out_of_memory(error):
-            memory.replace_process(str(error), 0)
+            memory.replace_process(str(error))
             return None
         # A fault in one job must not take the others down; the log has the whole of it.
         log.exception("job_failed", reason="ENGINE_FAILED")
@@ -124,6 +115,7 @@ class _Job:
         self._report = report
         self._is_canceled = is_canceled
         self._notes: list[str] = []
+        self._left = False
 
     def run(self) -> Outcome:
         started = time.monotonic()
@@ -149,8 +141,7 @@ class _Job:
             self._notes += [recording.note, "" if recording.windows else _NO_SPEECH]
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
-            turns = self._turns(recording, plan)
-            self._report(StageChanged("transcribing"))
+            turns = held.enter_context(self._turns_beside(recording, plan))
             self._transcribe(model, plan.language, recording, self._finished(plan), turns)
         return plan.duration
 
@@ -226,6 +217,23 @@ class _Job:
             return frozenset()
         return earlier.finished_windows
 
+    @contextmanager
+    def _turns_beside(
+        self, recording: PreparedRecording, plan: WindowPlan
+    ) -> Iterator[Future[tuple[SpeakerTurn, ...]]]:
+        """Speakers are found in a thread of their own while windows are decoded, so that neither keeps the device waiting."""
+        if not self._options.diarization:
+            none: Future[tuple[SpeakerTurn, ...]] = Future()
+            none.set_result(())
+            self._report(StageChanged("transcribing"))
+            yield none
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="speakers") as thread:
+            try:
+                yield thread.submit(contextvars.copy_context().run, self._turns, recording, plan)
+            finally:
+                self._left = True
+
     def _turns(self, recording: PreparedRecording, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
         """By which words get their speakers: of turns at the same time the one that is heard best."""
         if not self._options.diarization:
@@ -247,6 +255,7 @@ class _Job:
                 speakers = self._by_voice(recording, chunks, decision.detail)
             found = SpeakersFound(speakers.turns, speakers.exclusive)
         self._report(found)
+        self._report(StageChanged("transcribing"))
         return found.exclusive_turns or found.turns
 
     def _by_voice(self, recording: PreparedRecording, chunks: Sequence[ChunkSpeakers], detail: str) -> Speakers:
@@ -269,8 +278,13 @@ class _Job:
                 shown = percent
                 self._report(StageChanged("diarizing", f"{percent} %{said}"))
 
+        def check() -> None:
+            self._check()
+            if self._left:  # the other half of the job failed
+                raise WorkCanceled
+
         return Watch(
-            self._check,
+            check,
             finished=lambda chunk: self._report(SpeakerChunkFound(chunk)),
             progress=progress,
             waiting=lambda what: self._report(StageChanged("diarizing", f"{what}{said}")),
@@ -282,103 +296,26 @@ class _Job:
         language: str,
         recording: PreparedRecording,
         finished: frozenset[int],
-        turns: Sequence[SpeakerTurn],
+        turns: Future[tuple[SpeakerTurn, ...]],
     ) -> None:
         windows = recording.windows
         progress = SpeechProgress(windows, finished, time.monotonic)
-        missing = deque(window for window in windows if window.index not in finished)
+        missing = [window for window in windows if window.index not in finished]
+        lanes = self._tools.lanes
         with ExitStack() as held:
-            line = held.enter_context(self._tools.lanes.line(model, sum(window.seconds for window in missing)))
-            decoding = _Decoding(
-                self._work.key, Voice(model, language, self._options), line, recording, self._is_canceled
+            line = held.enter_context(lanes.line(model, sum(window.seconds for window in missing)))
+            voice = Voice(model, language, self._options)
+            transcription = Transcription(
+                self._work.key, voice, line, recording, self._is_canceled, lambda: lanes.ahead(model)
             )
-            held.callback(decoding.leave)
-            waiting: deque[tuple[SpeechWindow, Request]] = deque()
-            while missing or waiting:
-                while missing and not self._is_canceled() and len(waiting) < self._tools.lanes.ahead(model):
-                    line.expect(min(len(missing), self._tools.lanes.ahead(model) - len(waiting)))
-                    window = missing.popleft()
-                    waiting.append((window, decoding.begin(window)))
-                line.expect(0)
-                if not waiting:
-                    raise WorkCanceled
-                window, request = waiting.popleft()
-                segments = decoding.finish(window, request, again=True)
+            held.callback(transcription.leave)
+            for window, segments in transcription.windows(missing, turns):
                 silent = not segments and recording.voiced(window)(window.seconds) > 0
-                self._report(WindowFinished(window.index, self._assembled(segments, turns), silent))
+                self._report(WindowFinished(window.index, self._assembled(segments, turns.result()), silent))
                 if (now := progress.add(window)) is not None:
                     self._report(now)
+            turns.result()  # also where there was nothing to transcribe
 
     def _assembled(self, segments: Sequence[Segment], turns: Sequence[SpeakerTurn]) -> tuple[Segment, ...]:
         placed = assign_speakers(segments, turns)
         return placed if self._options.word_timestamps else without_words(placed)
-
-
-def _count_words(segments: Sequence[Segment]) -> int:
-    return sum(len(segment.words) or len(segment.text.split()) for segment in segments)
-
-
-class _Decoding:
-    """One job's windows on their way through the device."""
-
-    def __init__(
-        self,
-        key: AttemptKey,
-        voice: Voice,
-        line: JobLine,
-        recording: PreparedRecording,
-        is_canceled: Callable[[], bool],
-    ) -> None:
-        self._key = key
-        self._voice = voice
-        self._line = line
-        self._recording = recording
-        self._is_canceled = is_canceled
-        self._begun: set[Request] = set()
-
-    def leave(self) -> None:
-        """What waits in line is forgotten; what a lane has in hand uses the model, and is waited for."""
-        self._line.close()
-        futures.wait([request.done for request in self._begun if not request.done.done()], IN_HAND_SECONDS)
-
-    def begin(self, window: SpeechWindow, part: bool = False, search: int = 0) -> Request:
-        features = self._voice.features.of(self._recording.cut_out(window))
-        words = self._voice.model.times_words
-        request = Request(self._key, window.index, self._voice, features, window.seconds, words, part, search)
-        self._begun.add(request)
-        self._line.put(request)
-        return request
-
-    def finish(self, window: SpeechWindow, request: Request, again: bool) -> tuple[Segment, ...]:
-        """The window's segments, in the recording's time. Where words seem to be missing, each half is tried ``again`` by
-        itself: beside other sounds the model passes over what it hears alone. What is too short for that is searched in
-        another way."""
-        found = self._wait(request)
-        placed = to_recording_time(found, window.spans)
-        if again and has_dropout(found, window.seconds, self._recording.voiced(window)):
-            placed = max(placed, self._in_parts(halves(window) or (window,)), key=_count_words)
-        return tuple(
-            piece for segment in placed for piece in (segments_of(segment.words) if segment.words else (segment,))
-        )
-
-    def _in_parts(self, parts: Sequence[SpeechWindow]) -> tuple[Segment, ...]:
-        if self._is_canceled():
-            raise WorkCanceled
-        log.info("window_decoded_in_parts", window=parts[0].index)
-        requests = [self.begin(part, part=True, search=int(len(parts) == 1)) for part in parts]
-        pairs = zip(parts, requests, strict=True)
-        return tuple(segment for part, begun in pairs for segment in self.finish(part, begun, again=False))
-
-    def _wait(self, request: Request) -> tuple[Segment, ...]:
-        """Once the job is canceled, what a lane has in hand is waited for, and nothing else: it may be the last window, or
-        the next attempt's first."""
-        while True:
-            try:
-                found = request.done.result(_LOOK_SECONDS)
-                self._begun.discard(request)
-                return found
-            except futures.CancelledError as canceled:
-                raise WorkCanceled from canceled
-            except TimeoutError:
-                if self._is_canceled():
-                    self._line.close()

@@ -19,7 +19,14 @@ import structlog
 
 from services.worker.engine import decoding
 from services.worker.engine.decoding import SEARCHES, Request, model_of
-from services.worker.engine.memory import BatchLimit, encoder_batch, is_echo, is_out_of_memory, needs_new_process
+from services.worker.engine.memory import (
+    BatchLimit,
+    encoder_batch,
+    is_echo,
+    is_out_of_memory,
+    may_be_memory,
+    needs_new_process,
+)
 from services.worker.engine.models import LoadedModel
 from services.worker.engine.window_queue import Line, Taken, WindowQueue
 from services.worker.pipeline.quality import Try, Verdict, best, judge
@@ -66,9 +73,9 @@ class JobLine:
     def put(self, request: Request) -> None:
         self._queue.put(self._line, request)
 
-    def expect(self, windows: int) -> None:
-        """So many are about to be put."""
-        self._queue.expect(self._line, windows)
+    def expect(self, windows: int, holds_back: bool) -> None:
+        """See `WindowQueue.expect`."""
+        self._queue.expect(self._line, windows, holds_back)
 
     def close(self) -> None:
         """What waits in line is canceled; what a lane has in hand is finished."""
@@ -82,8 +89,8 @@ class Memory(Protocol):
         """Frees what is not in use; whether that was anything."""
         ...
 
-    def replace_process(self, reason: str, batch_size: int) -> None:
-        """Asks for another process in the place of this one, which ends soon."""
+    def replace_process(self, reason: str, batch_size: int = 0, *, is_less: bool = False) -> None:
+        """Asks for another process in the place of this one, which ends soon; see `messages.Recycle`."""
         ...
 
 
@@ -173,12 +180,16 @@ class Lanes:
         elif len(batch) > 1:
             log.warning("batch_failed", windows=len(batch), error=str(error))
             for taken in batch:
-                self._decode([taken])
+                if taken.line.closed:
+                    _cancel([taken.window])
+                else:
+                    self._decode([taken])
         else:
             batch[0].window.done.set_exception(error)
 
     def _judge(self, batch: Sequence[Taken[Request]], tries: Sequence[Try]) -> None:
         chosen: list[Request] = []
+        again: list[Taken[Request]] = []
         unfinished = list(batch)
         try:
             for taken, tried in zip(batch, tries, strict=True):
@@ -187,15 +198,17 @@ class Lanes:
                 if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
                     request.search += 1
                     log.info("window_searched_again", job_id=request.key.job_id, window=request.index)
-                    unfinished.remove(taken)
-                    _cancel(self.queue.put_back([taken], spent=True))
+                    again.append(taken)
                 else:
                     chosen.append(request)
+            unfinished = [taken for taken in batch if taken not in again]
+            _cancel(self.queue.put_back(again, spent=True))
             texts = [_text_of(request) for request in chosen]
             timed = _timed(chosen, texts)
             _log_decoded(chosen, len(batch))
             for request, segments in zip(chosen, timed, strict=True):
                 request.encoded = None
+                request.is_doubtful = judge(best(request.tries)) is Verdict.LOOPS
                 request.done.set_result(segments)
         except Exception as error:  # a fault here must not leave jobs waiting
             unfinished = [taken for taken in unfinished if not taken.window.done.done()]
@@ -215,7 +228,8 @@ class Lanes:
         try:
             if needs_new_process(error):
                 log.warning("device_lost", windows=len(batch), error=str(error))
-                self._memory.replace_process(str(error), 0)
+                less = max(1, limit.size // 2) if may_be_memory(error) else limit.size
+                self._end(str(error), less if less < limit.began_with else 0, is_less=less < limit.size)
                 return
             traceback.clear_frames(error.__traceback__)  # which hold what the call was given
             name = batch[0].window.voice.model.name
@@ -225,9 +239,14 @@ class Lanes:
             if spared:
                 self._spared.add(name)
             elif len(batch) == size == 1:
-                self._memory.replace_process(f"no memory for a single window: {error}", size)
+                self._end(f"no memory for a single window: {error}", size, is_less=limit.began_with > size)
         finally:
             _cancel(self.queue.put_back(batch))
+
+    def _end(self, reason: str, batch_size: int, *, is_less: bool) -> None:
+        """Nothing is taken any more: the process is as good as gone."""
+        self._memory.replace_process(reason, batch_size, is_less=is_less)
+        self.queue.stop()
 
 
 def _text_of(request: Request) -> Try:

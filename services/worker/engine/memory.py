@@ -55,12 +55,16 @@ _CONTEXT_LOST = re.compile(
             r"uncorrectable (ECC|NVLink) error|cudaErrorECCUncorrectable|cudaErrorNvlinkUncorrectable",
             r"context is destroyed|cudaErrorContextIsDestroyed",
             r"CUDA (failed with error|error:) unknown error|cudaErrorUnknown",
-            # cuBLAS, cuDNN and cuFFT over a kernel that failed; whether the context lives is not said, a new one does
-            r"CUBLAS_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!.*cublasCreate))",
-            r"CUDNN_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!_(HOST|DEVICE)_ALLOCATION_FAILED))",
             r"CUFFT_EXEC_FAILED",
         )
     ),
+    re.IGNORECASE,
+)
+
+# cuBLAS and cuDNN over a kernel that failed: whether the context lives is not said, a new one does; nor whether memory was short.
+_KERNEL_FAILED = re.compile(
+    r"CUBLAS_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!.*cublasCreate))"
+    r"|CUDNN_STATUS_(EXECUTION_FAILED|MAPPING_ERROR|INTERNAL_ERROR(?!_(HOST|DEVICE)_ALLOCATION_FAILED))",
     re.IGNORECASE,
 )
 
@@ -82,7 +86,12 @@ def is_echo(error: BaseException) -> bool:
 
 def needs_new_process(error: BaseException) -> bool:
     """Whether the CUDA context is lost, so that nothing on this device works again before the process is another."""
-    return any(_CONTEXT_LOST.search(str(one)) for one in _with_causes(error))
+    return any(_CONTEXT_LOST.search(str(one)) for one in _with_causes(error)) or may_be_memory(error)
+
+
+def may_be_memory(error: BaseException) -> bool:
+    """Of what needs a new process: whether less at once may help there."""
+    return any(_KERNEL_FAILED.search(str(one)) for one in _with_causes(error))
 
 
 def _with_causes(error: BaseException) -> list[BaseException]:
@@ -329,7 +338,7 @@ class BatchLimit:
 
     def __init__(self, size: int, first: int = 0) -> None:
         self._largest = max(1, size)
-        self._size = min(first or self._largest, self._largest)
+        self._size = self.began_with = min(first or self._largest, self._largest)
         self._good = 0
         self._failures: dict[int, int] = {}
         self._lock = threading.Lock()

@@ -70,11 +70,13 @@ class WorkReported:
 class Recycle:
     """The child asks to be replaced: its CUDA context is lost, or its memory is in pieces.
 
-    ``reason`` is for the log; ``batch_size`` is what later children begin with, 0 for what this one began with.
+    ``reason`` is for the log; ``batch_size`` is what later children begin with, 0 for what this one began with; ``is_less``: that
+    is less than this one tried, so that the next may get further with the same work.
     """
 
     reason: str
     batch_size: int = 0
+    is_less: bool = False
 
 
 ToEngine = Configure | RunWork | CancelWork | Foresee | Ping

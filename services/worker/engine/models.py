@@ -41,8 +41,8 @@ log = structlog.get_logger()
 IDLE_SECONDS = 600.0
 """How long a model stays loaded that nobody uses; the default model stays for good."""
 
-PATIENCE_SECONDS = 1800.0
-"""How long a load waits for models in use to make room, before the job that wants it is refused."""
+FAIR_SECONDS = 60.0
+"""How long a load waits for models in use to make room, before nobody begins to use those anew."""
 
 ROOM_BYTES = 512 * 1024**2
 """Assumed for what loading takes besides the weights: a context, workspaces, a first small batch."""
@@ -116,6 +116,8 @@ class Models:
         self._languages: dict[str, tuple[str, ...]] = {}
         self._held: dict[ModelSource, _Holding] = {}
         self._given_back = 0
+        self._wait_for_room: dict[ModelSource, float] = {}
+        self._arrived: set[ModelSource] = set()  # on the device, and not yet among those held
         # Guards what is above, for moments, and tells of every lease that ends. A source's own lock is held while it is
         # loaded, and is taken before.
         self._guard = threading.Condition()
@@ -145,7 +147,8 @@ class Models:
     def use(self, name: str, check: Callable[[], None] = _go_on) -> Iterator[LoadedModel]:
         """The model for as long as the block runs, loading it first where needed; one that failed before is tried again.
 
-        Where others that are in use leave no room it waits for them. ``check`` is called every second of waiting, also
+        Where others that are in use leave no room it waits for them, however long, and they for it: who waits for more than
+        FAIR_SECONDS comes before those who want what is loaded. ``check`` is called every second of waiting, also
         for one that another loads, and may raise to give up. Nothing may keep the model beyond the block. Raises
         WorkError MODEL_UNAVAILABLE with what to do.
         """
@@ -193,9 +196,21 @@ class Models:
         with self._guard:
             lock = self._loading.setdefault(source, threading.Lock())
         with _locked(lock, check):
+            self._let_others_in(source, check)
             holding = self._taken(source) or self._loaded(name, source, check)
         self._note_loaded(name, holding)
         return holding
+
+    def _let_others_in(self, source: ModelSource, check: Callable[[], None]) -> None:
+        while self._others_wait(source):
+            check()
+            with self._guard:
+                self._guard.wait(1.0)
+
+    def _others_wait(self, source: ModelSource) -> bool:
+        with self._guard:
+            since = [began for other, began in self._wait_for_room.items() if other != source]
+        return any(self._clock() - began > FAIR_SECONDS for began in since)
 
     def _taken(self, source: ModelSource) -> _Holding | None:
         """What is loaded, with a lease on it."""
@@ -209,14 +224,19 @@ class Models:
         self._set(name, "loading")
         try:
             model = self._build(name, source, check)
+            log.info("model_loaded", model=name, device=self._device, compute_type=model.compute_type)
+            with self._guard:
+                holding = self._held[source] = _Holding(model, self._clock(), leases=1)
         except ModelFault:
             raise
         except BaseException:  # given up
             self._set(name, "available")
             raise
-        log.info("model_loaded", model=name, device=self._device, compute_type=model.compute_type)
-        with self._guard:
-            holding = self._held[source] = _Holding(model, self._clock(), leases=1)
+        finally:
+            with self._guard:
+                self._arrived.discard(source)
+                self._wait_for_room.pop(source, None)
+                self._guard.notify_all()
         return holding
 
     def _note_loaded(self, name: str, holding: _Holding) -> None:
@@ -234,7 +254,7 @@ class Models:
         file = folder / "model.bin"
         shape = shape_of(file)
         weights = weights_of(file, shape, self._settings.compute_type)
-        whisper = self._placed(name, folder, weights, check)
+        whisper = self._placed(name, source, folder, weights, check)
         revision = folder.name if source.repository else content_hash(file)
         compute_type, languages = whisper.model.compute_type, _languages(whisper)
         return LoadedModel(
@@ -250,21 +270,27 @@ class Models:
             times_words=_times_words(folder),
         )
 
-    def _placed(self, name: str, folder: Path, weights: int, check: Callable[[], None]) -> WhisperModel:
+    def _placed(
+        self, name: str, source: ModelSource, folder: Path, weights: int, check: Callable[[], None]
+    ) -> WhisperModel:
         """On the device, waiting for room where others have it that will go."""
-        until = self._clock() + PATIENCE_SECONDS
         while True:
             given_back = self._given_back
             try:
                 with _locked(self._placing, check):
-                    return self._fitted(folder, weights)
+                    whisper = self._fitted(folder, weights)
+                    self._arrived.add(source)
+                    return whisper
             except WorkCanceled:
                 raise
             except Exception as error:  # the libraries raise plain ones for files that are damaged
-                if not (is_out_of_memory(error) and self._room_may_come() and self._clock() < until):
+                if not (is_out_of_memory(error) and self._room_may_come()):
                     raise ModelFault(_load_failure(name, self._device, error)) from error
-                log.info("model_waits_for_room", model=name, error=short_error(error))
-            self._wait_for_lease_to_end(given_back, until, check)
+                if source not in self._wait_for_room:
+                    log.info("model_waits_for_room", model=name, error=short_error(error))
+                with self._guard:
+                    self._wait_for_room.setdefault(source, self._clock())
+            self._wait_for_lease_to_end(given_back, check)
 
     def _fitted(self, folder: Path, weights: int) -> WhisperModel:
         self._make_room(weights + ROOM_BYTES)
@@ -277,10 +303,10 @@ class Models:
 
     def _room_may_come(self) -> bool:
         with self._guard:
-            return any(holding.leases for holding in self._held.values())
+            return bool(self._arrived) or any(holding.leases for holding in self._held.values())
 
-    def _wait_for_lease_to_end(self, given_back: int, until: float, check: Callable[[], None]) -> None:
-        while self._clock() < until:
+    def _wait_for_lease_to_end(self, given_back: int, check: Callable[[], None]) -> None:
+        while True:
             check()
             with self._guard:
                 if self._given_back != given_back or self._guard.wait(1.0):

@@ -49,6 +49,10 @@ _ROOM_PAUSES = (1.0, 2.0, 5.0, 10.0)
 """Seconds between two looks whether the disk has room; the last one again and again."""
 
 _WAITS_FOR_ROOM = "waiting for disk space on the worker"
+_WAITS_FOR_MEMORY = "waiting for memory on the worker"
+
+MEMORY_TRIES = 10
+"""Preparations that found no memory before the job is given back."""
 
 
 def default_processes() -> int:
@@ -197,7 +201,7 @@ class Preparation:
         return child_processes.result(pool, _prepare, (asked,), check_pool)
 
     def _prepare(self, asked: _Task, check: Callable[[], None], note_full: Callable[[str], None]) -> PreparedRecording:
-        deaths = fulls = 0
+        deaths = fulls = shorts = 0
         while True:
             pool = self._pool
             try:
@@ -212,6 +216,13 @@ class Preparation:
                     self._renew(pool)
                 if deaths == DEATHS_ALLOWED:
                     raise WorkError("AUDIO_INVALID", _CRASHED) from error
+            except MemoryError as error:
+                shorts += 1
+                log.warning("preparation_without_memory", tries=shorts)
+                if shorts == MEMORY_TRIES:
+                    raise WorkError("ENGINE_CRASHED", _NO_MEMORY) from error
+                note_full(_WAITS_FOR_MEMORY)
+                _pause(_ROOM_PAUSES[min(shorts, len(_ROOM_PAUSES) - 1)], check)
             except OSError as error:
                 asked.spool.unlink(missing_ok=True)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -234,6 +245,11 @@ class _Task:
 class _PoolReplacedError(Exception):
     """Another job found the pool broken; what was asked of it will never be answered."""
 
+
+_NO_MEMORY = (
+    "There is no memory for preparing the recording. Lower WORKER_MAX_CONCURRENT_JOBS, or end what else needs the memory of"
+    " the worker's machine."
+)
 
 _CRASHED = (
     "The decoder crashed on this recording, again and again. It is damaged, or of a kind the decoder cannot bear: convert it to WAV or"

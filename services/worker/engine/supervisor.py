@@ -354,10 +354,9 @@ class Supervisor:
     def _note_recycle(self, message: Recycle) -> None:
         """What runs without getting any further counts against it, but where less at once is to be tried."""
         self._recycling = message
-        before, after = self._settings.first_batch_size or self._settings.batch_size, message.batch_size
-        if after:
-            self._settings = replace(self._settings, first_batch_size=after)
-        if not after or (before and before <= after):
+        if message.batch_size:
+            self._settings = replace(self._settings, first_batch_size=message.batch_size)
+        if not message.is_less:
             for run in self._runs.values():
                 run.recycles += run.sent
 

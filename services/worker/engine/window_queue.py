@@ -4,6 +4,9 @@ Fair queuing by start times: a job's clock advances by the speech it was given, 
 job that comes, or comes back, starts at the time of the others, so a short one is in the next batch however many long
 ones wait. Within a job windows of one shape keep their order. Invariant: a window is in the queue, in one lane's hand,
 or its job is gone.
+
+What was decoded and is to be searched otherwise comes in ones and twos, and a device takes about as long for two as for sixty.
+It is gathered for some batches, unless there is nothing else to do.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, Protocol, TypeVar
+
+GATHERED_BATCHES = 8
+"""So many others go before a window whose time was spent already."""
 
 
 class Waiting(Protocol):
@@ -43,7 +49,11 @@ class Line(Generic[W]):
         self.closed = False
         self.expected = 0
         """Windows that are about to be put: a batch that is not full waits a moment for them."""
+        self.holds_back = False
+        """Whether its job has others, which it puts once some of these are done."""
         self.windows: dict[Hashable, deque[tuple[int, W]]] = {}
+        self.gathered: dict[int, int] = {}
+        """Places of windows that come again, and up to which batch others go before them."""
 
     def __len__(self) -> int:
         return sum(len(windows) for windows in self.windows.values())
@@ -51,9 +61,13 @@ class Line(Generic[W]):
     def give(self, seconds: float) -> None:
         self.clock += seconds / self.weight
 
-    def first(self) -> tuple[int, Hashable]:
-        """(place, shape) of the window that was put first."""
-        return min((windows[0][0], shape) for shape, windows in self.windows.items())
+    def first(self, batch: int) -> tuple[bool, int, Hashable]:
+        """(whether it may be passed over in that batch, place, shape) of the window that was put first, of those that may not
+        be if there are any."""
+        return min(
+            (self.gathered.get(windows[0][0], 0) > batch, windows[0][0], shape)
+            for shape, windows in self.windows.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,9 @@ class WindowQueue(Generic[W]):
         self._lines: set[Line[W]] = set()
         self._places = count()
         self._clock = 0.0
+        self._batches = 0
+        self._shares: dict[Hashable, int] = {}
+        """What each lane is to take of what is left at the end, until something comes after all."""
         self._coming = 0
         self._stopped = False
         self._changed = threading.Condition()
@@ -103,9 +120,11 @@ class WindowQueue(Generic[W]):
                 self._coming -= 1
                 self._changed.notify_all()
 
-    def expect(self, line: Line[W], windows: int) -> None:
+    def expect(self, line: Line[W], windows: int, holds_back: bool) -> None:
+        """So many are about to be put; and whether the job has others."""
         with self._changed:
             line.expected = windows
+            line.holds_back = holds_back
             self._changed.notify_all()
 
     def put(self, line: Line[W], window: W) -> None:
@@ -116,12 +135,13 @@ class WindowQueue(Generic[W]):
             if not line.windows:
                 line.clock = max(line.clock, self._clock)
             line.windows.setdefault(window.shape, deque()).append((next(self._places), window))
+            self._shares.clear()
             line.expected = max(0, line.expected - 1)
             self._changed.notify_all()
 
     def put_back(self, taken: Iterable[Taken[W]], *, spent: bool = False) -> list[W]:
-        """At the places that they were taken from; ``spent``: the device's time was. Returns those whose line was closed
-        meanwhile."""
+        """At the places that they were taken from; ``spent``: the device's time was, and they are gathered. Returns those whose
+        line was closed meanwhile."""
         dropped = []
         with self._changed:
             for one in taken:
@@ -130,8 +150,11 @@ class WindowQueue(Generic[W]):
                     continue
                 if not spent:
                     one.line.give(-one.window.seconds)
+                elif not one.line.brief:
+                    one.line.gathered[one.place] = self._batches + GATHERED_BATCHES
                 # places are unique, so windows themselves are never compared
                 insort(one.line.windows.setdefault(one.window.shape, deque()), (one.place, one.window))
+            self._shares.clear()
             self._changed.notify_all()
         return dropped
 
@@ -141,7 +164,9 @@ class WindowQueue(Generic[W]):
             dropped = [window for windows in line.windows.values() for _, window in windows]
             line.closed = True
             line.windows.clear()
+            line.gathered.clear()
             line.expected = 0
+            line.holds_back = False
             self._lines.discard(line)
             self._changed.notify_all()
         return dropped
@@ -157,7 +182,7 @@ class WindowQueue(Generic[W]):
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._next_brief() is not None)
             line = self._next_brief()
-            return [] if self._stopped or line is None else [self._pop(line, line.first()[1])]
+            return [] if self._stopped or line is None else [self._pop(line, line.first(self._batches)[2])]
 
     def take(self, most_of: Callable[[Hashable], int]) -> list[Taken[W]]:
         """The next batch, of at most ``most_of(shape)`` windows of one shape; waits for it. Empty once the queue was stopped."""
@@ -182,13 +207,19 @@ class WindowQueue(Generic[W]):
         return self._first_of(line for line in self._lines if line.windows)
 
     def _first_of(self, waiting: Iterable[Line[W]]) -> Line[W] | None:
-        return min(waiting, key=lambda line: (line.clock, line.first()[0]), default=None)
+        def turn(line: Line[W]) -> tuple[bool, float, int]:
+            may_be_passed, place, _ = line.first(self._batches)
+            return may_be_passed, line.clock, place
+
+        return min(waiting, key=turn, default=None)
 
     def _expects_more(self, most_of: Callable[[Hashable], int]) -> bool:
         first = self._next()
         if first is None or not self._more_comes():
             return False
-        shape = first.first()[1]
+        _, place, shape = first.first(self._batches)
+        if place in first.gathered:  # there was time enough
+            return False
         most = most_of(shape)
         return most > 1 and self._fitting(shape) < most * self._lanes
 
@@ -204,10 +235,11 @@ class WindowQueue(Generic[W]):
         if first is None:
             return []
         waiting = [line for line in self._lines if line.windows]
-        shape = first.first()[1]
+        shape = first.first(self._batches)[2]
         most, fitting = most_of(shape), self._fitting(shape)
-        if not self._more_comes():
-            most = min(most, max(1, -(-fitting // self._lanes)))
+        self._batches += 1
+        if not self._more_comes() and not any(line.holds_back for line in self._lines):
+            most = min(most, self._shares.setdefault(shape, -(-fitting // self._lanes)))
         batch = [self._pop(first, shape)]
         while len(batch) < most:
             lines = [line for line in waiting if line.windows.get(shape)]
@@ -221,6 +253,7 @@ class WindowQueue(Generic[W]):
         place, window = windows.popleft()
         if not windows:
             del line.windows[shape]
+        line.gathered.pop(place, None)
         self._clock = max(self._clock, line.clock)
         line.give(window.seconds)
         return Taken(line, place, window)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, groupby
 
+from services.worker.pipeline.sentences import spread_words
 from services.worker.work import Segment, SpeakerTurn, Word
 
 MOMENT_SECONDS = 0.01
@@ -56,14 +56,11 @@ def _seconds(run: Sequence[Word]) -> float:
 
 
 def _spread(segment: Segment, voices: _Voices) -> Iterator[Word]:
-    """The text's words with the times that they may have, and who is heard then."""
-    texts = re.findall(r"\s*\S+", segment.text)
-    ends = list(accumulate(map(len, texts)))
-    times = [round(segment.start + (segment.end - segment.start) * end / ends[-1], 3) for end in ends[:-1]]
+    """The text's words, and who is heard when they may be said."""
     speaker = ""
-    for text, start, end in zip(texts, [segment.start, *times], [*times, segment.end], strict=False):
-        speaker = voices.during(start, max(end, start + MOMENT_SECONDS), speaker)
-        yield Word(text, start, end, 0.0, speaker)
+    for word in spread_words(segment):
+        speaker = voices.during(word.start, max(word.end, word.start + MOMENT_SECONDS), speaker)
+        yield replace(word, speaker=speaker)
 
 
 def _cut(segment: Segment, voices: _Voices) -> list[Segment]:

@@ -38,7 +38,7 @@ class Verdict(Enum):
     REPEATS = "repeats"  # compresses too well: a loop, or somebody who repeats himself
     UNSURE = "unsure"
     SILENT = "silent"  # the model itself takes it for no speech
-    EMPTY = "empty"
+    EMPTY = "empty"  # no letter and no digit: some models say "..." or a note's sign of what is no speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Try:
 
 
 def judge(tried: Try) -> Verdict:
-    if not tried.text.strip():
+    if not any(character.isalnum() for character in tried.text):
         return Verdict.EMPTY
     if tried.no_speech_prob > NO_SPEECH_THRESHOLD and tried.log_prob < LOG_PROB_THRESHOLD:
         return Verdict.SILENT
@@ -67,8 +67,8 @@ def judge(tried: Try) -> Verdict:
 
 def best(tries: Sequence[Try]) -> Try:
     """The first that is good, unless another was only suspected of repetition and is surer; else the surest that is
-    no loop and has words. What the model itself takes for no speech loses its text, as in Whisper. ``tries`` are in the
-    order of the searches, and at least one."""
+    no loop and has words. What the model itself takes for no speech loses its text, as in Whisper; so does what has no word, and
+    what found no end. ``tries`` are in the order of the searches, and at least one."""
     verdicts = [judge(tried) for tried in tries]
     first = tries[0]
     for tried, verdict in zip(tries, verdicts, strict=True):
@@ -76,7 +76,8 @@ def best(tries: Sequence[Try]) -> Try:
             repeats_only = verdicts[0] is Verdict.REPEATS and first.log_prob > tried.log_prob + WORTH
             return first if repeats_only else tried
     chosen, verdict = max(zip(tries, verdicts, strict=True), key=lambda pair: (_RANK[pair[1]], pair[0].log_prob))
-    return replace(chosen, tokens=(), text="") if verdict is Verdict.SILENT else chosen
+    is_nothing = verdict in (Verdict.SILENT, Verdict.EMPTY) or (verdict is Verdict.LOOPS and not chosen.ended)
+    return replace(chosen, tokens=(), text="") if is_nothing else chosen
 
 
 _RANK = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import replace
+from itertools import accumulate, pairwise
 
 from services.worker.work import Segment, Word
 
@@ -35,6 +37,20 @@ def segments_of(words: Sequence[Word]) -> tuple[Segment, ...]:
         Segment(run[0].start, run[-1].end, "".join(word.text for word in run), words=run)
         for run in cut_sentences(words)
     )
+
+
+def spread(segment: Segment) -> tuple[Segment, ...]:
+    """The sentences of a text whose words have no times. They get none."""
+    return tuple(replace(sentence, words=()) for sentence in segments_of(spread_words(segment)))
+
+
+def spread_words(segment: Segment) -> list[Word]:
+    """A text's words with the times that they may have: as if every letter took the same."""
+    texts = re.findall(r"\s*\S+", segment.text)
+    ends = list(accumulate(map(len, texts)))
+    times = [round(segment.start + (segment.end - segment.start) * end / ends[-1], 3) for end in ends[:-1]]
+    starts, stops = [segment.start, *times], [*times, segment.end]
+    return [Word(text, start, stop, 0.0) for text, start, stop in zip(texts, starts, stops, strict=False)]
 
 
 def _with_next(words: Sequence[Word]) -> Iterator[tuple[Word, Word | None]]:
