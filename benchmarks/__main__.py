@@ -48,10 +48,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "accuracy": _always_whole(accuracy.measure),
     "accuracy-sets": Benchmark(accuracy_sets.measure),
     **{
-        comparison.name: Benchmark(functools.partial(compare, comparison), usual=comparison.name == "engine-mixed")
+        comparison.name: Benchmark(
+            functools.partial(compare, comparison), usual=comparison.name in ("engine-mixed", "engine-clips")
+        )
         for comparison in COMPARISONS
     },
-    "diarization-accuracy": Benchmark(diarization_accuracy.measure, usual=False),
+    "diarization-accuracy": Benchmark(diarization_accuracy.measure),
     **{
         name: Benchmark(functools.partial(diarization.measure_speed, name), usual=False) for name in diarization.WEIGHTS
     },

@@ -66,6 +66,10 @@ def _wespeaker() -> Any:
     """pyannote's clustering of 3.1 and the ResNet34 of all its pipelines, with random weights; segments are the bundled model's,
     every second as in pyannote's pipelines, so that there is something to embed."""
     import torch
+
+    from services.worker.engine.torchaudio_stub import import_torchaudio
+
+    import_torchaudio()
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.embedding import WeSpeakerResNet34
     from pyannote.audio.pipelines import SpeakerDiarization

@@ -196,7 +196,8 @@ def _label(segment: Segment) -> str:
 
 
 def _escaped_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", text)
+    """A "_" inside of a word means nothing there, so that SPEAKER_00 is found by its name."""
+    return re.sub(r"([\\`*\[\]<>|#~&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _clock(seconds: float) -> str:

@@ -41,7 +41,7 @@ class _NoMemory:
     def release(self) -> bool:
         return False
 
-    def replace_process(self, reason: str, batch_size: int) -> None:
+    def replace_process(self, reason: str, batch_size: int = 0, *, is_less: bool = False) -> None:
         raise RuntimeError(reason)
 
 
@@ -75,7 +75,7 @@ class Alone:
                 voice.features = _OnDevice()
             began = time.monotonic()
             with self._lanes.line(model, sum(request.seconds for request in requests)) as line:
-                line.expect(len(requests))
+                line.expect(len(requests), False)
                 for request in requests:
                     line.put(request)
                 found = [request.done.result() for request in requests]

@@ -27,7 +27,7 @@ from services.runtime.settings import read_settings, settings_parser
 from services.worker.api import WorkerApi, registration
 from services.worker.attempts import Attempts, JournalFullError
 from services.worker.audio import AudioLimits, AudioStore
-from services.worker.capacity import Gpu, auto_slots
+from services.worker.capacity import Gpu, auto_slots, slots_with_room
 from services.worker.engine.catalog import DEMO, HUB_PIPELINE
 from services.worker.engine.fleet import Fleet
 from services.worker.engine.memory import DIARIZATION_BYTES, model_bytes
@@ -268,14 +268,13 @@ def _berths(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[int]:
     """Slots by engine: one for each GPU that gets a slot, or one for them all. What was asked for is taken as it stands."""
     weights = model_bytes(settings.worker_model, settings.worker_compute_type)
     diarization = DIARIZATION_BYTES if _will_diarize(settings) else 0
-    fitting = [auto_slots(gpu, diarization, weights) for gpu in gpus]
     wanted = settings.worker_max_concurrent_jobs
     if not wanted:
-        return fitting or [auto_slots(None, diarization, weights)]
+        return [auto_slots(gpu, diarization, weights) for gpu in gpus] or [auto_slots(None, diarization, weights)]
     engines = max(1, min(len(gpus), wanted))
     berths = [wanted // engines + (number < wanted % engines) for number in range(engines)]
-    for gpu, slots, fit in zip(gpus, berths, fitting, strict=False):
-        if slots > fit:
+    for gpu, slots in zip(gpus, berths, strict=False):
+        if slots > (fit := slots_with_room(gpu, diarization, weights)):
             log.warning(
                 "worker_memory_short", gpu=gpu.name, memory_mib=gpu.memory_mib, slots=slots, fitting=fit,
                 reason="jobs may wait for memory; set WORKER_MAX_CONCURRENT_JOBS to auto, or to less",
@@ -300,13 +299,15 @@ def _engine(
     spools = folder / "spool"
     shutil.rmtree(spools, ignore_errors=True)  # of engines that there are no longer, too
     engines = [
-        make_engine(_engine_settings(settings, slots, gpus[number].uuid if gpus else "", spools / str(number)))
+        make_engine(
+            _engine_settings(settings, len(berths), slots, gpus[number].uuid if gpus else "", spools / str(number))
+        )
         for number, slots in enumerate(berths)
     ]
     return engines[0] if len(engines) == 1 else Fleet(list(zip(engines, berths, strict=True)))
 
 
-def _engine_settings(settings: WorkerSettings, slots: int, gpu: str, spool_dir: Path) -> EngineSettings:
+def _engine_settings(settings: WorkerSettings, engines: int, slots: int, gpu: str, spool_dir: Path) -> EngineSettings:
     return EngineSettings(
         default_model=settings.worker_model,
         bundled_dir=BUNDLED,
@@ -315,6 +316,7 @@ def _engine_settings(settings: WorkerSettings, slots: int, gpu: str, spool_dir: 
         device=settings.worker_device,
         compute_type=settings.worker_compute_type,
         batch_size=settings.worker_batch_size,
+        engines=engines,
         slots=slots,
         diarization_model=settings.worker_diarization_model,
         hf_token=settings.hf_token.get_secret_value(),

@@ -72,6 +72,7 @@ _DATA_CENTER = re.compile(r"\b(A100|A800|H100|H800|H20|H200|GH200|B100|B200|B300
 
 _GIB_PER_JOB = 8
 _GIB_RESERVED = 1
+_GIB_FOR_ONE = 1
 _MOST_IN_DATA_CENTERS = 16
 _MOST_ELSEWHERE = 3
 
@@ -86,7 +87,23 @@ def auto_slots(gpu: Gpu | None, diarization_bytes: int, model_bytes: int) -> int
     """
     if gpu is None:
         return 1
-    left = round(gpu.memory_mib / 1024) - model_bytes / 1024**3 - _GIB_RESERVED
     most = _MOST_IN_DATA_CENTERS if _DATA_CENTER.search(gpu.name) else _MOST_ELSEWHERE
-    for_diarization = math.ceil(diarization_bytes / 1024**3 / _GIB_PER_JOB)
-    return max(1, min(most, int(left // _GIB_PER_JOB)) - for_diarization)
+    fitting = int(_gib_left(gpu, model_bytes) // _GIB_PER_JOB)
+    return max(1, min(most, fitting) - _slots_of(diarization_bytes))
+
+
+def slots_with_room(gpu: Gpu, diarization_bytes: int, model_bytes: int) -> int:
+    """Jobs for which there is memory, whether or not the card computes fast enough for as many; 0 where there is hardly any for
+    one."""
+    left = _gib_left(gpu, model_bytes)
+    if left - diarization_bytes / 1024**3 < _GIB_FOR_ONE:
+        return 0
+    return max(1, int(left // _GIB_PER_JOB) - _slots_of(diarization_bytes))
+
+
+def _gib_left(gpu: Gpu, model_bytes: int) -> float:
+    return round(gpu.memory_mib / 1024) - model_bytes / 1024**3 - _GIB_RESERVED
+
+
+def _slots_of(diarization_bytes: int) -> int:
+    return math.ceil(diarization_bytes / 1024**3 / _GIB_PER_JOB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.worker.capacity import Gpu, Slots, auto_slots
+from services.worker.capacity import Gpu, Slots, auto_slots, slots_with_room
 from services.worker.engine.memory import DIARIZATION_BYTES, model_bytes
 
 
@@ -79,6 +79,21 @@ def test_auto_takes_the_models_memory_into_account() -> None:
     assert auto_slots(gpu, 0, 20 * 1024**3) == 2
     assert auto_slots(gpu, 0, 60 * 1024**3) == 1
     assert [auto_slots(gpu, size * 1024**3, 3 * 1024**3) for size in (0, 8, 9, 100)] == [4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_mib", "model", "diarization", "slots"),
+    [
+        ("NVIDIA GeForce GTX 1650", 4096, "large-v3", DIARIZATION_BYTES, 0),
+        ("NVIDIA GeForce RTX 3080", 10240, "large-v3", DIARIZATION_BYTES, 1),
+        ("NVIDIA L40", 46068, "tiny", 0, 5),  # as fast as three, says `auto`, but there is room
+        ("NVIDIA A100-SXM4-80GB", 81920, "large-v3", DIARIZATION_BYTES, 8),
+    ],
+)
+def test_room_is_another_question_than_speed(
+    name: str, memory_mib: int, model: str, diarization: int, slots: int
+) -> None:
+    assert slots_with_room(Gpu(name, memory_mib), diarization, model_bytes(model, "")) == slots
 
 
 def test_auto_is_one_on_a_cpu() -> None:

@@ -267,6 +267,7 @@ def test_speakers_with_a_channel_each_do_not_wait_for_who_may_know_voices() -> N
     of_demo = replace(by_channel, model="demo")
     assert queue("s", demand=of_demo).take([offer("b", 0, diarization=None), other]) is None
     assert queue("s", demand=by_channel).take([offer("a", 9), offer("b", diarization=True)]) == (JobId("s"), "b")
+    assert queue("s", demand=by_channel).take([offer("a", 9), offer("b", diarization=None)]) == (JobId("s"), "b")
 
 
 def test_a_worker_that_is_away_is_waited_for_by_the_jobs_that_only_it_can_run() -> None:

@@ -44,10 +44,17 @@ def test_chunks_cover_everything_overlap_and_are_no_longer_than_asked_for(
     wanted = max(wanted, 3600 * hours / MOST_CHUNKS + 2 * OVERLAP_SECONDS + 1)
     assert max(map(_seconds, chunks)) <= wanted
     for one, other in pairwise(chunks):
-        assert 0 < one.end - other.start < 0.3 * one.length
+        assert 0 < one.end - other.start < (0.51 if fast else 0.3) * one.length
         assert other.start > one.start
     if len(chunks) > 1:
         assert min(map(_seconds, chunks)) > 0.7 * max(map(_seconds, chunks)), "no chunk is a mere rest"
+
+
+@pytest.mark.parametrize("longest", [90.0, 120.0, 300.0, 1800.0])
+def test_fast_switching_never_makes_chunks_longer_nor_shares_less(longest: float) -> None:
+    usual, fast = (plan_chunks(HOUR, longest, fast_switching=fast) for fast in (False, True))
+    assert _seconds(fast[0]) <= _seconds(usual[0]) <= longest + 1
+    assert (fast[0].end - fast[1].start) / fast[0].length > (usual[0].end - usual[1].start) / usual[0].length
 
 
 def test_fast_switching_makes_chunks_shorter_and_overlaps_longer() -> None:

@@ -82,7 +82,7 @@ class EngineChild:
         self._models = Models(settings, self._device, threads, self._tell, lanes=lanes + has_express(self._device))
         self._diarizer = Diarizer(settings, self._device, self._tell)
         self._lanes = Lanes(lanes, self._device, self._batch_limit, self, _exit_on_fault)
-        self._preparation = Preparation(default_processes(), _spool(settings))
+        self._preparation = Preparation(default_processes(self._device, settings.engines), _spool(settings))
         self._tools = Tools(self._models, self._diarizer, self._preparation, self._lanes, self, settings.default_model)
         self._slots = ThreadPoolExecutor(settings.slots, thread_name_prefix="slot")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")

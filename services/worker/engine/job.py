@@ -228,7 +228,7 @@ class _Job:
             self._report(StageChanged("transcribing"))
             yield none
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="speakers") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix="turns") as thread:
             try:
                 yield thread.submit(contextvars.copy_context().run, self._turns, recording, plan)
             finally:

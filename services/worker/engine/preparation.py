@@ -34,7 +34,7 @@ log = structlog.get_logger()
 DEATHS_ALLOWED = 3
 """Ends of the process that prepares a recording before it is the recording's fault: one may be killed for want of memory."""
 
-FEWEST_PROCESSES, MOST_PROCESSES = 2, 8
+FEWEST_PROCESSES, MOST_PROCESSES = 2, 16
 
 SMALL_BYTES = 8 * 1024 * 1024
 """Recordings up to this size are prepared in a second or two. One process is kept for them, so that none waits behind hours."""
@@ -55,8 +55,12 @@ MEMORY_TRIES = 10
 """Preparations that found no memory before the job is given back."""
 
 
-def default_processes() -> int:
-    return max(FEWEST_PROCESSES, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // 2))
+def default_processes(device: str, engines: int) -> int:
+    """On a CPU half of the cores. A GPU leaves nearly all of them to preparation, which hardly keeps up with it: two are for
+    what feeds it, and engines share the others."""
+    cores = len(os.sched_getaffinity(0))
+    share = cores // 2 if device == "cpu" else (cores - 2) // engines
+    return max(FEWEST_PROCESSES, min(MOST_PROCESSES, share))
 
 
 def is_small(source: Path) -> bool:

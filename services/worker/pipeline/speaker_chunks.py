@@ -42,16 +42,17 @@ class Chunk:
 
 
 def plan_chunks(samples: int, longest_seconds: float | None, fast_switching: bool) -> tuple[Chunk, ...]:
-    """Chunks of equal length, none longer than asked for; one where that is enough.
+    """Chunks of equal length, none longer than asked for unless there were more than MOST_CHUNKS; one where that is enough.
 
     ``fast_switching``: half as long, and twice as much of each shared with its neighbors.
     """
     longest = USUAL_SECONDS if longest_seconds is None else min(LONGEST_SECONDS, longest_seconds)
-    overlap = OVERLAP_SECONDS
+    overlap, most_overlap = OVERLAP_SECONDS, MOST_OVERLAP
     if fast_switching:
-        longest, overlap = longest / 2, 2 * overlap
-    longest = max(SHORTEST_SECONDS, longest, samples / SAMPLE_RATE / MOST_CHUNKS + overlap)
-    overlap = min(overlap, MOST_OVERLAP * longest)
+        longest, overlap, most_overlap = longest / 2, 2 * overlap, 2 * most_overlap
+    longest = max(SHORTEST_SECONDS, longest)
+    overlap = min(overlap, most_overlap * longest)
+    longest = max(longest, samples / SAMPLE_RATE / MOST_CHUNKS + overlap)
     most, shared = round(longest * SAMPLE_RATE), round(overlap * SAMPLE_RATE)
     count = max(1, math.ceil((samples - shared) / (most - shared)))
     length = math.ceil((samples + (count - 1) * shared) / count)
