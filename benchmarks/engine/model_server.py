@@ -87,6 +87,7 @@ class Server:
         self._counted = Counted(self._whisper.model)
         self._whisper.model = self._counted
         self._engine: Alone | None = None
+        self._known: dict[Path, list[Ready]] = {}
         self._arms: dict[str, Callable[[list[Path], int], dict[str, str]]] = {
             "sequential": self._sequential,
             "batched": self._batched,
@@ -149,7 +150,10 @@ class Server:
         loading = self._loading
         if self._engine is None:  # it is loaded once
             self._engine = load(loading.model, loading.device, loading.compute_type, batch_size)
-        windows = [window for file in files for window in self._ready(file)]
+        for file in files:
+            if file not in self._known:  # what a round makes of a file sounds the same
+                self._known[file] = self._ready(file)
+        windows = [window for file in files for window in self._known[file]]
         seconds, texts = self._engine.run(windows)
         tokens = sum(len(text.split()) for text in texts.values())
         return {"seconds": seconds, "texts": dict(texts), "windows": len(windows), "batches": 0, "tokens": tokens}
