@@ -73,10 +73,10 @@ def loaded(made: Models) -> set[str]:
 def test_a_model_is_loaded_when_it_is_first_used_and_kept(make: MakeModels, device: FakeDevice) -> None:
     made = make(lanes=2)
     assert states(made)["main"] == "available"
-    assert not made.is_loaded("main")
+    assert not made.is_at_hand("main")
     with made.use("main") as model:
         assert (model.name, model.languages, model.weights_bytes, model.lanes) == ("main", ("en",), 300, 2)
-        assert made.is_loaded("main")
+        assert made.is_at_hand("main")
     use(made, "main")
     assert device.loaded == ["main"]
     (given,) = device.given
@@ -94,7 +94,7 @@ def test_one_that_nobody_uses_for_long_goes_and_what_is_known_of_it_stays(
     made.unload_unused()
     assert set(device.taken) == {"main", "third"}
     assert states(made)["other"] == "available"
-    assert not made.is_loaded("other")
+    assert not made.is_at_hand("other")
     assert made.languages()["other"] == ("en",)
     use(made, "other")
     assert device.loaded == ["main", "other", "third", "other"]
@@ -105,12 +105,12 @@ def test_idle_time_counts_from_the_end_of_its_use(make: MakeModels, clock: Clock
     with made.use("other"):
         clock.now = IDLE_SECONDS
         made.unload_unused()
-        assert made.is_loaded("other")
+        assert made.is_at_hand("other")
     made.unload_unused()
-    assert made.is_loaded("other")
+    assert made.is_at_hand("other")
     clock.now *= 2
     made.unload_unused()
-    assert not made.is_loaded("other")
+    assert not made.is_at_hand("other")
 
 
 def test_the_default_model_is_kept_however_long_nobody_uses_it(make: MakeModels, clock: Clock) -> None:
@@ -118,7 +118,7 @@ def test_the_default_model_is_kept_however_long_nobody_uses_it(make: MakeModels,
     use(made, "main")
     clock.now = 10 * IDLE_SECONDS
     made.unload_unused()
-    assert made.is_loaded("main")
+    assert made.is_at_hand("main")
 
 
 def test_what_is_not_in_use_goes_when_memory_ran_out_also_the_default(make: MakeModels, device: FakeDevice) -> None:

@@ -123,7 +123,7 @@ class _Job:
         if self._options.diarization and not self._options.speaker_per_channel:
             self._tools.diarizer.require()
         self._check()
-        if not self._tools.models.is_loaded(name):
+        if not self._tools.models.is_at_hand(name):
             self._report(StageChanged("loading", f"loading model {name}"))
         with self._tools.models.use(name, self._check) as model:
             duration = self._work_through(model, settle_language(model, self._options.language))

@@ -134,9 +134,11 @@ class Models:
         with self._guard:
             return dict(self._languages)
 
-    def is_loaded(self, name: str) -> bool:
+    def is_at_hand(self, name: str) -> bool:
+        """Whether it is loaded, and no other is to go before it."""
         with self._guard:
-            return any(name in holding.names for holding in self._held.values())
+            sources = [source for source, holding in self._held.items() if name in holding.names]
+        return any(not self._others_wait(source) for source in sources)
 
     def weights_beside(self, model: LoadedModel) -> int:
         """Bytes of all others that are loaded."""
