@@ -154,7 +154,7 @@ class WindowQueue(Generic[W]):
                     one.line.gathered[one.place] = self._batches + GATHERED_BATCHES
                 # places are unique, so windows themselves are never compared
                 insort(one.line.windows.setdefault(one.window.shape, deque()), (one.place, one.window))
-            self._shares.clear()
+                self._shares.clear()
             self._changed.notify_all()
         return dropped
 
