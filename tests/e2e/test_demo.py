@@ -33,6 +33,8 @@ async def test_the_examples_come_out_right_and_nothing_stays(launcher: Launcher)
         transcript = json.loads((RESULTS / "transcripts" / f"{recording.name}.json").read_text())
         assert transcript["segments"]
         assert (RESULTS / "transcripts" / f"{recording.name}.txt").read_text().strip()
+    interview = json.loads((RESULTS / "transcripts" / "interview-001.mp3.json").read_text())
+    assert interview["speakers"] == ["SPEAKER_00", "SPEAKER_01"]
 
 
 async def test_ctrl_c_stops_everything(launcher: Launcher) -> None:
