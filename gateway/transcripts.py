@@ -197,7 +197,7 @@ def _label(segment: Segment) -> str:
 
 def _escaped_markdown(text: str) -> str:
     """A "_" inside of a word means nothing there, so that SPEAKER_00 is found by its name."""
-    return re.sub(r"([\\`*\[\]<>|#~&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(r"([\\`*\[\]<>|#~&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def _clock(seconds: float) -> str:

@@ -173,17 +173,13 @@ class Waits:
         return None
 
 
-def _trying(offers: list[Offer]) -> list[Offer]:
-    """Of those that may do it without a diarization model the ones that may still get one."""
-    return [offer for offer in offers if offer.diarization is None] or offers
-
-
 def _choose(demand: Demand, offers: list[Offer]) -> str | None:
     same_mode = [offer for offer in offers if offer.mode is demand.mode]
     serving = [offer for offer in same_mode if offer.serves(demand)]
-    serving = serving or _trying([offer for offer in same_mode if offer.may_do(demand)])
+    serving = serving or [offer for offer in same_mode if offer.may_do(demand)]
     if not serving and all(offer.tells(demand) for offer in same_mode):
         serving = same_mode
     able = [offer for offer in serving if offer.credits > 0 and (offer.idle or not demand.alone)]
-    best = max(able, key=lambda offer: offer.credits, default=None)
+    # Rather one that may still get a diarization model than one that will not.
+    best = max(able, key=lambda offer: (demand.diarization and offer.diarization is None, offer.credits), default=None)
     return best.worker if best is not None else None

@@ -39,6 +39,7 @@ class PlayedLine:
     answers: Callable[[Request], tuple[Segment, ...] | None] = said
     put_in: list[Request] = field(default_factory=list)
     closed: bool = False
+    rests: bool = False
 
     def put(self, request: Request) -> None:
         if self.closed:
@@ -49,6 +50,9 @@ class PlayedLine:
             request.done.set_result(found)
 
     def expect(self, windows: int, holds_back: bool) -> None: ...
+
+    def rest(self, rests: bool) -> None:
+        self.rests = rests
 
     def close(self) -> None:
         self.closed = True
@@ -174,6 +178,8 @@ def test_nothing_is_given_out_before_it_may_be_and_all_is_decoded_meanwhile() ->
     thread.start()
     wait_for(lambda: len(line.put_in) == 9)
     assert found == []
+    wait_for(lambda: line.rests)  # and others have the device to themselves
+    assert all(request.features is None for request in line.put_in)  # nor is their sound kept
     speakers.set_result(None)
     thread.join(10)
     assert found == list(range(9))

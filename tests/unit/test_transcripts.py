@@ -105,6 +105,11 @@ def test_no_text_breaks_subtitles(form: Format) -> None:
         assert "<v A&gt;B>" in text
 
 
+def test_only_what_markdown_would_read_is_escaped() -> None:
+    text = text_of(transcript((" __bold__ _so_ snake_case *x*", "SPEAKER_00")), "md")
+    assert "\\_\\_bold\\_\\_ \\_so\\_ snake_case \\*x\\*" in text
+
+
 def test_no_text_breaks_lines() -> None:
     assert len(text_of(transcript((HOSTILE, "")), "txt").splitlines()) == 1
     assert [line.count("\t") for line in text_of(transcript((HOSTILE, "")), "tsv").splitlines()] == [3, 3]

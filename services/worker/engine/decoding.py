@@ -252,6 +252,13 @@ def _split(view: Any, model: LoadedModel) -> Any:
     return [rows[row : row + 1] for row in range(len(rows))]
 
 
+def apart(row: Any) -> Any:
+    """A row of an encoder output that does not keep those that were encoded with it."""
+    if row is None:
+        return None
+    return row.copy() if isinstance(row, np.ndarray) else row.clone()
+
+
 def _settled(array: Any) -> Any:
     """Torch computes on a stream that CTranslate2's worker does not wait for: what is handed over must be there."""
     if not isinstance(array, np.ndarray) and array.is_cuda:

@@ -77,6 +77,10 @@ class JobLine:
         """See `WindowQueue.expect`."""
         self._queue.expect(self._line, windows, holds_back)
 
+    def rest(self, rests: bool) -> None:
+        """Whether all that was put is done, and the job waits for something else."""
+        self._line.rests = rests
+
     def close(self) -> None:
         """What waits in line is canceled; what a lane has in hand is finished."""
         _cancel(self._queue.close(self._line))
@@ -198,6 +202,7 @@ class Lanes:
                 if judge(tried) in _AGAIN and request.search + 1 < len(SEARCHES):
                     request.search += 1
                     log.info("window_searched_again", job_id=request.key.job_id, window=request.index)
+                    request.encoded = decoding.apart(request.encoded)
                     again.append(taken)
                 else:
                     chosen.append(request)

@@ -237,6 +237,7 @@ class Models:
         finally:
             with self._guard:
                 self._arrived.discard(source)
+                self._given_back += 1  # if only what it took on the way
                 self._wait_for_room.pop(source, None)
                 self._guard.notify_all()
         return holding
@@ -286,13 +287,16 @@ class Models:
             except WorkCanceled:
                 raise
             except Exception as error:  # the libraries raise plain ones for files that are damaged
-                if not (is_out_of_memory(error) and self._room_may_come()):
+                came = self._given_back != given_back  # while it was tried
+                if not (is_out_of_memory(error) and (came or self._room_may_come())):
                     raise ModelFault(_load_failure(name, self._device, error)) from error
                 if source not in self._wait_for_room:
                     log.info("model_waits_for_room", model=name, error=short_error(error))
                 with self._guard:
                     self._wait_for_room.setdefault(source, self._clock())
+                self._set(name, "available")  # while any loads the front counts no cancel, and this may take a day
             self._wait_for_lease_to_end(given_back, check)
+            self._set(name, "loading")
 
     def _fitted(self, folder: Path, weights: int) -> WhisperModel:
         self._make_room(weights + ROOM_BYTES)

@@ -119,13 +119,19 @@ class Transcription:
             one.whole = self._begin(one, one.window)
             self._in_line += 1
             begun.append(one)
-        self._line.expect(0, bool(missing))
+        self._line.expect(0, bool(missing) and self._in_line > 0)
+        self._line.rest(not self._in_line)
 
     def _begin(self, of: _Window, window: SpeechWindow, *, part: bool = False, search: int = 0) -> Request:
         features = self._voice.features.of(self._recording.cut_out(window))
         words = self._voice.model.times_words
         request = Request(self._key, window.index, self._voice, features, window.seconds, words, part, search)
-        request.done.add_done_callback(lambda _: self._ended.put((of, request)))
+
+        def ended(_: object) -> None:
+            request.features = None  # the future keeps this function, and so the request
+            self._ended.put((of, request))
+
+        request.done.add_done_callback(ended)
         self._begun.add(request)
         self._line.put(request)
         return request

@@ -51,6 +51,8 @@ class Line(Generic[W]):
         """Windows that are about to be put: a batch that is not full waits a moment for them."""
         self.holds_back = False
         """Whether its job has others, which it puts once some of these are done."""
+        self.rests = False
+        """Whether its job waits for something else than the device."""
         self.windows: dict[Hashable, deque[tuple[int, W]]] = {}
         self.gathered: dict[int, int] = {}
         """Places of windows that come again, and up to which batch others go before them."""
@@ -100,7 +102,9 @@ class WindowQueue(Generic[W]):
 
     @property
     def jobs(self) -> int:
-        return len(self._lines)
+        """Those that are there for the device's sake."""
+        with self._changed:
+            return sum(not line.rests for line in self._lines)
 
     def open(self, weight: float = 1.0, *, brief: bool = False) -> Line[W]:
         line: Line[W] = Line(weight, brief=brief)
