@@ -115,7 +115,7 @@ class Voice:
 
 def without_markers(text: str) -> str:
     """What looks like one of the model's own tokens ("<|endoftext|>") would be taken for it."""
-    return re.sub(r"<\|.*?\|>", " ", text).strip()
+    return " ".join(re.sub(r"<\|.*?\|>", " ", text).split())
 
 
 @dataclass(slots=True, eq=False)
