@@ -306,17 +306,33 @@ def chunked(
 
 
 def test_a_speaker_keeps_his_name_through_all_chunks(
-    diarizer: Diarizer, long_talk: Conversation, chunked: tuple[PreparedRecording, Followed, Speakers]
+    chunked: tuple[PreparedRecording, Followed, Speakers],
 ) -> None:
-    recording, followed, found = chunked
+    _, followed, found = chunked
     assert len(followed) >= 4
     assert {turn.speaker for turn in found.turns} == {f"SPEAKER_{n:02d}" for n in range(3)}
-    whole = diarizer.speakers(recording, Options(), Followed().watch())
-    # Two points are promised for half hours; in a minute and a half there is less by which to tell three voices apart.
-    assert _wrong(long_talk, found) <= _wrong(long_talk, whole) + 0.03
     assert followed.shares == sorted(followed.shares)
     assert len(followed.shares) > 2 * len(followed)
     assert followed.shares[-1] == 1
+
+
+def test_chunks_cost_two_points_of_error_at_most(
+    diarizer: Diarizer,
+    long_talk: Conversation,
+    chunked: tuple[PreparedRecording, Followed, Speakers],
+    tmp_path: Path,
+) -> None:
+    """Over three conversations: a single one may be off by as much for one short turn in each chunk."""
+    recording, _, found = chunked
+    whole = diarizer.speakers(recording, Options(), Followed().watch())
+    more = [_wrong(long_talk, found) - _wrong(long_talk, whole)]
+    for seed in (1, 3):
+        talk = conversation(320, 3, seed=seed)
+        (tmp_path / str(seed)).mkdir()
+        recording = _recording(tmp_path / str(seed), talk.samples)
+        found, whole = (diarizer.speakers(recording, options, Followed().watch()) for options in (CHUNKED, Options()))
+        more.append(_wrong(talk, found) - _wrong(talk, whole))
+    assert sum(more) / len(more) <= 0.02
 
 
 def test_overlapping_speech_is_in_the_turns_and_not_in_the_exclusive_ones(
