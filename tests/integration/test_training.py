@@ -364,6 +364,17 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert torch.equal(line.weight, before)
 
 
+def test_parts_of_a_step_are_the_step() -> None:
+    whole, halved = nn.Linear(3, 1), nn.Linear(3, 1)
+    halved.load_state_dict(whole.state_dict())
+    x = torch.randn(8, 3)
+    AdamW([{"params": list(whole.parameters())}], clip=1.0).step(whole(x).square().mean(), 0.1)
+    parts = [lambda: halved(x[::2]).square().mean(), lambda: halved(x[1::2]).square().mean()]
+    AdamW([{"params": list(halved.parameters())}], clip=1.0).step_in_parts(parts, 0.1)
+    assert torch.allclose(halved.weight, whole.weight, atol=1e-6)
+    assert torch.allclose(halved.bias, whole.bias, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("known", "is_enabled"), [({"avx512_bf16": True}, True), ({"amx_bf16": False, "avx2": True}, False)]
 )

@@ -121,32 +121,39 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(size) for _ in range(size.encoder_layers))
         self.norm = nn.LayerNorm(size.width)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, features: Tensor, pads: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(batch, 80, frames) to (batch, steps, width), and the bias for attention to it.
 
         Decoders see windows of 30 s, mostly padding: it is stood for by ``_SAMPLED_PADS`` of its places, whose logits
         carry the logarithm of how many each stands for. That equals the whole window at a fraction of its cost.
+        ``pads``: those of `sampled_pads`, where they are not to be drawn here.
         """
         frames = features.shape[-1]
         if frames == _WHOLE_FRAMES:
             x, bias = self._convolved(features) + self.positions, None
         else:
-            x, bias = self._with_sampled_pads(features)
+            x, bias = self._with_sampled_pads(features, sampled_pads(frames) if pads is None else pads)
         for layer in self.layers:
             x = layer(x, bias)
         return self.norm(x), bias
 
-    def _with_sampled_pads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_sampled_pads(self, features: Tensor, pads: Tensor) -> tuple[Tensor, Tensor]:
         batch, steps = features.shape[0], features.shape[-1] // 2
         convolved = self._convolved(functional.pad(features, (0, 8)))
         pad = convolved[:1, steps + 1 : steps + 2].expand(batch, _SAMPLED_PADS, -1)
-        places = torch.cat([torch.arange(steps), torch.randint(steps, ENCODER_STEPS, (_SAMPLED_PADS,))])
+        places = torch.cat([torch.arange(steps), pads])
         bias = torch.zeros(1, 1, 1, steps + _SAMPLED_PADS)
         bias[..., steps:] = math.log((ENCODER_STEPS - steps) / _SAMPLED_PADS)
         return torch.cat([convolved[:, :steps], pad], 1) + self.positions[places], bias
 
     def _convolved(self, features: Tensor) -> Tensor:
         return functional.gelu(self.conv2(functional.gelu(self.conv1(features)))).transpose(1, 2)
+
+
+def sampled_pads(frames: int) -> Tensor:
+    """Places of the padding behind so many frames, drawn by torch's own numbers."""
+    steps = frames // 2
+    return torch.randint(steps, ENCODER_STEPS, (_SAMPLED_PADS,)) if steps < ENCODER_STEPS else torch.zeros(0).long()
 
 
 class Decoder(nn.Module):
