@@ -126,6 +126,7 @@ async def test_a_run_that_does_not_heed_its_cancel_costs_the_child(file: Path, m
             assert isinstance(outcome, Failed)
             assert (await finish(made.run(work())))[-1] == Completed(1.0, 1.0)
             assert made.pid != first
+            assert made._settings.halvings == 0  # killed by the worker itself, which says nothing of memory
     assert [log["log_level"] for log in logs if log["event"] == "engine_stuck"] == ["error"]
 
 
@@ -187,6 +188,18 @@ async def test_a_cancel_that_comes_after_a_crash_does_not_end_the_next_child(
         assert made.pid == following
         (outcome,) = await finish(unread)
         assert isinstance(outcome, Failed)
+
+
+async def test_a_child_that_somebody_killed_is_followed_by_one_with_smaller_batches(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that is short of memory kills, and says nothing."""
+    async with engine("", file, monkeypatch) as made:
+        for times in (1, 2):
+            await eventually(lambda: made.state.ready)
+            assert made.pid is not None
+            os.kill(made.pid, signal.SIGKILL)
+            await eventually(lambda times=times: made._settings.halvings == times)
 
 
 async def test_a_child_that_says_nonsense_is_followed_by_another(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

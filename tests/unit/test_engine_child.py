@@ -66,6 +66,15 @@ def test_what_is_set_is_taken_and_what_an_earlier_process_learned_comes_first(li
     assert limit_of(CARD // 2, first_batch_size=2).size == 2
 
 
+def test_after_children_that_were_killed_it_begins_with_less_and_grows_again(limit_of: LimitOf) -> None:
+    free = CARD - model_bytes("turbo", "") - GIB // 2
+    usual = limit_of(free).size
+    assert limit_of(free, halvings=2).size == usual // 4
+    assert limit_of(free, first_batch_size=6, halvings=1).size == 3
+    assert limit_of(None, batch_size=4, halvings=6).size == 1
+    assert grown(limit_of(free, halvings=6)) == usual
+
+
 @pytest.mark.parametrize(("kept", "idle", "released"), [(0, (), False), (1 << 30, (), True), (0, ("turbo",), True)])
 def test_what_torch_kept_is_room_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, idle: tuple[str, ...], released: bool

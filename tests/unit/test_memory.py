@@ -216,8 +216,17 @@ def test_a_batch_is_as_large_as_memory_allows() -> None:
     assert 1 < batch(8) < batch(24) < LARGEST_BATCH
     assert batch(8, "tiny") == LARGEST_BATCH > batch(8)
     assert batch(10, diarization=True) < batch(10)
-    assert batch(0, device="cpu") == batch(500, device="cpu") == 8
-    assert batch(0, "demo", device="cpu") == 1  # whose weights lie in the cache
+
+
+def test_a_batch_of_a_cpu_fits_its_memory_too() -> None:
+    """Which nobody tells a process that it has used up: the system kills it."""
+    assert [batch(gib, device="cpu") for gib in (0, 8, 500)] == [1, 4, 8]
+    assert batch(500, "demo", device="cpu") == 1  # whose weights lie in the cache
+    assert batch(8, "tiny", device="cpu") == 8
+    shape, weights = SHAPES["large-v3"], model_bytes("large-v3", "int8")
+    lanes = auto_batch_size(24 * GIB, weights, shape, False, "cpu", lanes=3, bytes_per_number=4)
+    assert lanes == 4
+    assert weights + 3 * batch_bytes(shape, lanes, 5, 4, "cpu") < 23 * GIB
 
 
 def test_what_a_batch_takes_fits_where_it_was_found_to() -> None:

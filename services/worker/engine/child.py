@@ -119,13 +119,16 @@ class EngineChild:
         """Of a model that was just loaded: what there is room for now is what it begins with. Others' batches, which may hold
         most of the memory just then, are not there for ever; it grows to what fits beside their weights."""
         if self._settings.batch_size:
-            return BatchLimit(self._settings.batch_size, self._settings.first_batch_size)
+            return self._limit(self._settings.batch_size, self._settings.batch_size)
         free, device = self._models.free_bytes(), self._models.device_bytes()
         now = self._fitting(model, None if free is None else free + model.weights_bytes)
         beside = self._models.weights_beside(model)
         most = max(now, self._fitting(model, None if device is None else device - beside))
         log.info("batch_size_chosen", model=model.name, batch_size=now, most=most, free_mib=(free or 0) >> 20)
-        return BatchLimit(most, self._settings.first_batch_size or now)
+        return self._limit(most, now)
+
+    def _limit(self, most: int, now: int) -> BatchLimit:
+        return BatchLimit(most, max(1, (self._settings.first_batch_size or now) >> self._settings.halvings))
 
     def _fitting(self, model: LoadedModel, room: int | None) -> int:
         """Windows for which so many bytes are enough, the model's weights included."""

@@ -198,11 +198,13 @@ def encoding_bytes(shape: ModelShape, bytes_per_number: int) -> int:
     return (2 * shape.heads * FRAMES**2 + FRAMES * shape.width * (1 + 4)) * bytes_per_number
 
 
-def batch_bytes(shape: ModelShape, windows: int, beam: int, bytes_per_number: int) -> int:
-    """The most that a GPU's lane takes for a batch of so many windows: while some of them are encoded, or while all are
+def batch_bytes(shape: ModelShape, windows: int, beam: int, bytes_per_number: int, device: str = "cuda") -> int:
+    """The most that a lane takes for a batch of so many windows: while some of them are encoded, or while all are
     decoded, and what the encoder made of each, by itself and joined with the others."""
-    encoding = min(windows, GPU_ENCODER_BATCH) * encoding_bytes(shape, bytes_per_number)
+    encoding = min(windows, encoder_batch(device)) * encoding_bytes(shape, bytes_per_number)
     decoding = windows * decoding_bytes(shape, beam, bytes_per_number)
+    if device == "cpu":
+        decoding = int(decoding * _CPU_DECODING_SHARE)
     return max(encoding, decoding) + 2 * windows * FRAMES * shape.width * bytes_per_number
 
 
@@ -281,13 +283,17 @@ CPU_ENCODER_BATCH, GPU_ENCODER_BATCH = 1, 8
 one row a beam to the decoder's: on a CPU it fills a core, and several their cache; a few fill a GPU, and more only take memory
 for their attention's scores (large-v3: 180 MB each), which the decoder has better use for."""
 
+_CPU_DECODING_SHARE = 1.5
+"""Of what decoding is counted to take: a CPU's allocator has it in pieces (tiny's shape, int8, batches of four and of eight: 53 MiB a window,
+of which 36 are counted)."""
+
 CACHE_BYTES = 16 * 1024**2
 """Of weights: what the caches of a current CPU core and its share of the last level hold."""
 LARGEST_BATCH = 64
 BEAMS = 5
 
 RESERVED_BYTES = 1 * GIB
-"""Assumed for what a CUDA context, its libraries' workspaces and the allocators' caches take."""
+"""Assumed for what a CUDA context, its libraries' workspaces and the allocators' caches take, or on a CPU the processes beside."""
 
 DIARIZATION_BYTES = 2 * GIB
 """For the models of a diarization pipeline and their batches, beside Whisper's: what pyannote's take by measurement
@@ -312,13 +318,15 @@ def auto_batch_size(
 ) -> int:
     """Windows to decode at once in each of ``lanes``; ``free_bytes`` is what the device has before the model is loaded.
 
-    1 or 8 on a CPU. Never below one: what does not fit shows when it is tried.
+    At most 8 on a CPU. Never below one: what does not fit shows when it is tried.
     """
+    most = LARGEST_BATCH
     if device == "cpu":
-        return CPU_BATCH_IN_CACHE if weights_bytes <= CACHE_BYTES else CPU_BATCH
+        most = CPU_BATCH_IN_CACHE if weights_bytes <= CACHE_BYTES else CPU_BATCH
     left = free_bytes - weights_bytes - RESERVED_BYTES - diarization * DIARIZATION_BYTES
     for_each = left * _USED_SHARE / lanes
-    return next((size for size in _SIZES if batch_bytes(shape, size, beam, bytes_per_number) <= for_each), 1)
+    fitting = (size for size in _SIZES if batch_bytes(shape, size, beam, bytes_per_number, device) <= for_each)
+    return min(most, next(fitting, 1))
 
 
 def encoder_batch(device: str) -> int:

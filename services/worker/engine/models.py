@@ -15,12 +15,11 @@ from pathlib import Path
 
 import ctranslate2
 import numpy as np
-import psutil
 import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
-from services.worker.engine import cuda, heap
+from services.worker.engine import cuda, heap, host_memory
 from services.worker.engine.catalog import ModelSource, initial_states, resolve
 from services.worker.engine.memory import ModelShape, is_echo, is_out_of_memory
 from services.worker.engine.model_files import (
@@ -441,10 +440,9 @@ def device_name(device: str, gpu: str = "") -> str:
 
 
 def _free_bytes(device: str, gpu: str) -> int | None:
-    """What is free on the GPU, or what this machine can give a process without swapping (a container's own limit is not
-    seen); None where the driver does not tell."""
+    """What is free on the GPU, or what this machine can give a process; None where the driver does not tell."""
     if device == "cpu":
-        return int(psutil.virtual_memory().available)
+        return host_memory.available_bytes()
     cuda.give_back()  # what torch keeps is not counted as free
     said = _driver_says("memory.free", gpu)
     return int(said) * 1024**2 if said.isdecimal() else None
@@ -453,7 +451,7 @@ def _free_bytes(device: str, gpu: str) -> int | None:
 def _device_bytes(device: str, gpu: str) -> int | None:
     """What the GPU or this machine has in all; None where the driver does not tell."""
     if device == "cpu":
-        return int(psutil.virtual_memory().total)
+        return host_memory.total_bytes()
     said = _driver_says("memory.total", gpu)
     return int(said) * 1024**2 if said.isdecimal() else None
 

@@ -6,10 +6,12 @@ pyannote's `SpeakerDiarization.apply`.
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -206,13 +208,16 @@ def _sound_different(heard: Heard, clusters: NDArray[Any]) -> bool:
 
 
 def _asked(heard: Heard, active: Any, rules: Rules, fewest: int, most: int) -> NDArray[Any]:
-    clusters, _, _ = rules.clustering(
-        embeddings=heard.embeddings.copy(),
-        segmentations=active,
-        num_clusters=fewest if fewest == most else None,
-        min_clusters=fewest,
-        max_clusters=most,
-    )
+    with redirect_stdout(
+        io.StringIO()
+    ):  # pyannote prints warnings that nobody can act on; what is printed is the worker's log
+        clusters, _, _ = rules.clustering(
+            embeddings=heard.embeddings.copy(),
+            segmentations=active,
+            num_clusters=fewest if fewest == most else None,
+            min_clusters=fewest,
+            max_clusters=most,
+        )
     return np.array(clusters)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import signal
 import socket
 import sys
 import time
@@ -69,6 +70,9 @@ _COMMAND = (sys.executable, "-m", "services.worker.engine")
 
 STARTS_ALLOWED = 2
 """Children in a row that may end without having become ready before the engine is in trouble."""
+
+MOST_HALVINGS = 6
+"""Of the largest batch, to one."""
 
 RECYCLES_ALLOWED = 3
 """Children that may ask to be replaced while a run gets no further: then it is the run that brings it about."""
@@ -134,6 +138,7 @@ class Supervisor:
         self._failed_starts = 0
         self._recycling: Recycle | None = None
         self._recycled_at = -math.inf
+        self._is_killed_here = False
         self._writer: asyncio.StreamWriter | None = None
         self._pong = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
@@ -237,6 +242,7 @@ class Supervisor:
     async def _live(self) -> str:
         """Starts a child and serves it to its end; says how it ended."""
         message = _CRASHED.format(how="the worker could not follow it")
+        self._is_killed_here = False
         try:
             child, reader = await self._spawn()
             async with asyncio.TaskGroup() as group:
@@ -244,8 +250,8 @@ class Supervisor:
                 await self._read(reader)
                 pings.cancel()
             if self._recycling is not None:
-                child.kill()
-            how = _how_ended(await self._ended(child))
+                self._kill(child)
+            how = self._how_ended(await self._ended(child))
             if self._recycling is not None:
                 how = self._recycling.reason
             message = _CRASHED.format(how=how)
@@ -305,7 +311,7 @@ class Supervisor:
             await asyncio.sleep(self._supervision.ping_interval)
             if self._is_stuck():
                 log.error("engine_stuck", seconds=self._supervision.cancel_timeout)
-                child.kill()
+                self._kill(child)
                 return
             self._pong.clear()
             self._send(Ping())
@@ -314,7 +320,7 @@ class Supervisor:
                     await self._pong.wait()
             except TimeoutError:
                 log.error("engine_hangs", seconds=self._supervision.ping_timeout)  # noqa: TRY400 - no fault of this code
-                child.kill()
+                self._kill(child)
                 return
 
     def _is_stuck(self) -> bool:
@@ -333,8 +339,22 @@ class Supervisor:
             async with asyncio.timeout(self._supervision.stop_timeout):
                 return await child.wait()
         except TimeoutError:
-            child.kill()
+            self._kill(child)
             return await child.wait()
+
+    def _kill(self, child: asyncio.subprocess.Process) -> None:
+        self._is_killed_here = True
+        child.kill()
+
+    def _how_ended(self, status: int) -> str:
+        """A child that somebody else killed begins smaller the next time: a system that is short of memory does so, and says
+        nothing."""
+        if status >= 0:
+            return f"exit status {status}"
+        if status != -signal.SIGKILL or self._is_killed_here:
+            return f"killed by signal {-status}"
+        self._settings = replace(self._settings, halvings=min(MOST_HALVINGS, self._settings.halvings + 1))
+        return f"killed by signal {-status}, as systems do that are short of memory"
 
     async def _bury(self, message: str) -> None:
         """Leaves no process behind, also when this task is canceled: closing the pipe ends the child.
@@ -405,7 +425,3 @@ class Supervisor:
             self._state = state
             changed, self._state_changed = self._state_changed, asyncio.Event()
             changed.set()
-
-
-def _how_ended(status: int) -> str:
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
