@@ -271,6 +271,8 @@ class Attempt:
                 return JobUpdate(job, turns=payload)
             case wire.SpeakerChunkReported(index, payload):
                 return JobUpdate(job, speaker_chunks=((index, payload),))
+            case wire.DecodedReported(index, payload):
+                return JobUpdate(job, decoded_windows=((index, payload),))
             case wire.WindowReported():
                 return await self._window_finished(job, event)
             case wire.Completed(note=note):

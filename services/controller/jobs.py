@@ -285,7 +285,7 @@ class FinalSegment:
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
     """One durable step of a job: all of it or nothing. ``attempt_ended``: what became of its attempt ``job.attempt``.
-    ``speaker_chunks``: by their numbers, of use until there are ``turns``."""
+    ``speaker_chunks``: by their numbers, of use until there are ``turns``; ``decoded_windows`` by theirs, until each is finished."""
 
     job: Job
     changes: tuple[Change, ...] = ()
@@ -293,6 +293,7 @@ class JobUpdate:
     finished_windows: tuple[int, ...] = ()
     plan: Plan | None = None
     speaker_chunks: tuple[tuple[int, bytes], ...] = ()
+    decoded_windows: tuple[tuple[int, bytes], ...] = ()
     turns: bytes | None = None
     forget_finished_work: bool = False
     attempt_ended: AttemptState | None = None
@@ -306,6 +307,7 @@ class JobUpdate:
             self.finished_windows + later.finished_windows,
             later.plan or self.plan,
             self.speaker_chunks + later.speaker_chunks,
+            self.decoded_windows + later.decoded_windows,
             later.turns if later.turns is not None else self.turns,
             self.forget_finished_work or later.forget_finished_work,
             later.attempt_ended or self.attempt_ended,
@@ -320,6 +322,7 @@ class FinishedWork:
     windows: frozenset[int] = field(default_factory=frozenset)
     turns: bytes | None = None
     speaker_chunks: tuple[bytes, ...] = ()
+    decoded_windows: tuple[bytes, ...] = ()
 
 
 def changed(job: Job, now: datetime) -> JobUpdate:

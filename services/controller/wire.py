@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 
 from bulkscribe.jobs.v1 import jobs_pb2, uploads_pb2
 from bulkscribe.worker.v1 import worker_pb2
@@ -29,6 +30,9 @@ from services.controller.workers import WorkerStatus
 
 STATES = {state: getattr(jobs_pb2, f"JOB_STATUS_{state.name}") for state in JobState}
 STATES_BACK = {number: state for state, number in STATES.items()}
+DECODED_BYTES = 8 * 1024 * 1024
+"""Of decoded windows, sent with a dispatch: a message may have twice as much. What is left out is decoded again."""
+
 MODES = {mode: getattr(jobs_pb2, f"EXECUTION_MODE_{mode.name}") for mode in ExecutionMode}
 
 
@@ -278,7 +282,15 @@ def _finished_message(finished: FinishedWork) -> worker_pb2.FinishedWork | None:
     turns = worker_pb2.SpeakerTurns.FromString(finished.turns) if finished.turns is not None else None
     plan = worker_pb2.WindowPlan.FromString(finished.plan.payload)
     chunks = [worker_pb2.SpeakerChunk.FromString(payload) for payload in finished.speaker_chunks]
-    return worker_pb2.FinishedWork(plan=plan, windows=sorted(finished.windows), turns=turns, speaker_chunks=chunks)
+    sizes = accumulate(len(payload) for payload in finished.decoded_windows)
+    decoded = [
+        worker_pb2.WindowFinished.FromString(payload)
+        for payload, size in zip(finished.decoded_windows, sizes, strict=True)
+        if size <= DECODED_BYTES
+    ]
+    return worker_pb2.FinishedWork(
+        plan=plan, windows=sorted(finished.windows), turns=turns, speaker_chunks=chunks, decoded_windows=decoded
+    )
 
 
 # --- workers: events
@@ -306,6 +318,14 @@ class TurnsReported:
 @dataclass(frozen=True, slots=True)
 class SpeakerChunkReported:
     """``payload`` is the worker's own message, as a plan's."""
+
+    index: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedReported:
+    """A window's words before their speakers are known; ``payload`` likewise."""
 
     index: int
     payload: bytes
@@ -348,6 +368,7 @@ WorkerEvent = (
     | Plan
     | TurnsReported
     | SpeakerChunkReported
+    | DecodedReported
     | WindowReported
     | Completed
     | Failed
@@ -375,6 +396,8 @@ def worker_event(event: worker_pb2.Event) -> WorkerEvent | None:
         case "speaker_chunk_found":
             chunk = event.speaker_chunk_found
             return SpeakerChunkReported(chunk.index, chunk.SerializeToString())
+        case "window_decoded":
+            return DecodedReported(event.window_decoded.index, event.window_decoded.SerializeToString())
         case "window_finished":
             window = event.window_finished
             segments = tuple(_segment(segment) for segment in window.segments)

@@ -34,6 +34,7 @@ from services.worker.work import (
     Voice,
     VoiceTurn,
     Window,
+    WindowDecoded,
     WindowFinished,
     WindowPlan,
     Word,
@@ -128,6 +129,7 @@ def finished_work(message: worker_pb2.FinishedWork) -> FinishedWork:
         speaker_turns(message.turns.turns) if message.HasField("turns") else None,
         speaker_turns(message.turns.exclusive),
         tuple(speaker_chunk(chunk) for chunk in message.speaker_chunks),
+        tuple(_decoded(window) for window in message.decoded_windows),
     )
 
 
@@ -137,6 +139,7 @@ def finished_work_message(values: FinishedWork) -> worker_pb2.FinishedWork:
         windows=sorted(values.finished_windows),
         turns=speaker_turns_message(values.turns, values.exclusive_turns) if values.turns is not None else None,
         speaker_chunks=[speaker_chunk_message(chunk) for chunk in values.speaker_chunks],
+        decoded_windows=[window_message(window) for window in values.decoded_windows],
     )
 
 
@@ -226,11 +229,10 @@ def event_message(event: Event) -> worker_pb2.Event:
             message.speaker_chunk_found.CopyFrom(speaker_chunk_message(chunk))
         case SpeakersFound(turns, exclusive):
             message.speakers_found.CopyFrom(speaker_turns_message(turns, exclusive))
-        case WindowFinished(index, segments, silent):
-            segment_messages = [segment_message(segment) for segment in segments]
-            message.window_finished.CopyFrom(
-                worker_pb2.WindowFinished(index=index, segments=segment_messages, silent=silent)
-            )
+        case WindowDecoded():
+            message.window_decoded.CopyFrom(window_message(event.report))
+        case WindowFinished():
+            message.window_finished.CopyFrom(window_message(event.report))
         case outcome:
             message.outcome.CopyFrom(outcome_message(outcome))
     return message
@@ -260,6 +262,11 @@ def outcome_message(outcome: Completed | Failed | Canceled | HandedBack) -> work
             return worker_pb2.Outcome(canceled=worker_pb2.Canceled())
         case HandedBack(text):
             return worker_pb2.Outcome(handed_back=worker_pb2.HandedBack(message=text))
+
+
+def window_message(window: WindowDecoded | WindowFinished) -> worker_pb2.WindowFinished:
+    segments = [segment_message(segment) for segment in window.segments]
+    return worker_pb2.WindowFinished(index=window.index, segments=segments, silent=window.silent)
 
 
 def segment_message(segment: Segment) -> worker_pb2.Segment:
@@ -297,11 +304,20 @@ def report(message: worker_pb2.Event) -> Report | HandedBack:
             return SpeakersFound(speaker_turns(found.turns), speaker_turns(found.exclusive))
         case "speaker_chunk_found":
             return SpeakerChunkFound(speaker_chunk(message.speaker_chunk_found))
+        case "window_decoded":
+            return _decoded(message.window_decoded)
         case "window_finished":
-            segments = tuple(_segment(segment) for segment in message.window_finished.segments)
-            return WindowFinished(message.window_finished.index, segments, message.window_finished.silent)
+            return WindowFinished(*_window(message.window_finished))
         case _:
             return _outcome(message.outcome)
+
+
+def _decoded(message: worker_pb2.WindowFinished) -> WindowDecoded:
+    return WindowDecoded(*_window(message))
+
+
+def _window(message: worker_pb2.WindowFinished) -> tuple[int, tuple[Segment, ...], bool]:
+    return message.index, tuple(_segment(segment) for segment in message.segments), message.silent
 
 
 def _segment(message: worker_pb2.Segment) -> Segment:

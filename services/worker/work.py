@@ -142,6 +142,7 @@ class FinishedWork:
     turns: tuple[SpeakerTurn, ...] | None = None
     exclusive_turns: tuple[SpeakerTurn, ...] = ()
     speaker_chunks: tuple[ChunkSpeakers, ...] = ()
+    decoded_windows: tuple[WindowDecoded, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ class Work:
     finished: FinishedWork | None = None
 
 
-# --- what the engine reports, in this order: Stage*, Planned, SpeakerChunkFound*, SpeakersFound?, (Progress | WindowFinished)*, one outcome
+# --- what the engine reports, in this order: Stage*, Planned, (Progress | SpeakerChunkFound | WindowDecoded)*, SpeakersFound?,
+# (Progress | WindowFinished)*, one outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,15 @@ class SpeakersFound:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowDecoded:
+    """As WindowFinished, which follows; the words are known, and it is not known yet who said them."""
+
+    index: int
+    segments: tuple[Segment, ...]
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WindowFinished:
     """Windows finish in the order of the plan; ``segments`` is empty where nobody spoke.
 
@@ -240,6 +251,7 @@ Report = (
     | Planned
     | SpeakerChunkFound
     | SpeakersFound
+    | WindowDecoded
     | WindowFinished
     | Completed
     | Failed

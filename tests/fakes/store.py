@@ -44,6 +44,7 @@ class Row:
     plan: Plan | None = None
     turns: bytes | None = None
     speaker_chunks: dict[int, bytes] = field(default_factory=dict)
+    decoded: dict[int, bytes] = field(default_factory=dict)
     attempts: dict[int, Dispatch] = field(default_factory=dict)
 
 
@@ -219,7 +220,8 @@ class MemoryStore:
         if row is None or row.plan is None:
             return FinishedWork()
         chunks = tuple(row.speaker_chunks[index] for index in sorted(row.speaker_chunks))
-        return FinishedWork(row.plan, frozenset(row.windows), row.turns, chunks)
+        decoded = tuple(row.decoded[index] for index in sorted(row.decoded))
+        return FinishedWork(row.plan, frozenset(row.windows), row.turns, chunks, decoded)
 
     async def events(self, job_id: JobId, after: int, limit: int) -> Sequence[Change | FinalSegment]:
         row = self.tables.jobs.get(job_id)
@@ -248,13 +250,16 @@ class MemoryStore:
 
 def _write_details(row: Row, update: JobUpdate) -> None:
     if update.forget_finished_work:
-        row.segments, row.windows, row.plan, row.turns, row.speaker_chunks = {}, set(), None, None, {}
+        row.segments, row.windows, row.plan, row.turns = {}, set(), None, None
+        row.speaker_chunks, row.decoded = {}, {}
     if update.plan is not None:
         row.plan, row.turns = update.plan, None
     row.speaker_chunks |= dict(update.speaker_chunks)
     if update.turns is not None and row.plan is not None:
         row.turns, row.speaker_chunks = update.turns, {}
+    row.decoded |= dict(update.decoded_windows)
     row.windows |= set(update.finished_windows)
+    row.decoded = {index: window for index, window in row.decoded.items() if index not in update.finished_windows}
     row.changes |= {change.number: change for change in update.changes}
     row.segments |= {final.number: final for final in update.segments}
 

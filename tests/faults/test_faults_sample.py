@@ -14,6 +14,7 @@ from tests.faults.scenarios import SCENARIOS
 TIMES = {
     "kill-worker": 2,
     "kill-controller": 2,
+    "kill-speakers": 2,
     "kill-unheard": 1,
     "refuse-worker-link": 1,
     "cancel-race": 5,
@@ -24,7 +25,7 @@ SEED = 1
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return asyncio.run(library(tmp_path_factory.mktemp("library"), speakers=False))
+    return asyncio.run(library(tmp_path_factory.mktemp("library"), speakers=True))
 
 
 @pytest.mark.parametrize("name", TIMES)

@@ -40,6 +40,9 @@ OBSERVED_SECONDS = 0.1
 
 WORKER, CONTROLLER, GATEWAY = "worker", "controller", "gateway"
 
+SPEAKERS = {"diarizationEnabled": True, "wordTimestamps": True, "diarizationMaxDurationSeconds": 60}
+"""In chunks, so that there are finished ones to go on from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -123,7 +126,7 @@ class World:
         upload = self._uploads.get((visitor, recording.name))
         if upload is None:
             upload = self._uploads[visitor, recording.name] = await visitor.upload(recording.path)
-        speakers = {"diarizationEnabled": True, "wordTimestamps": True} if self.shape.speakers else {}
+        speakers = SPEAKERS if self.shape.speakers else {}
         options = {"model": "demo", "useRemoteWorker": True} | dict(recording.options) | speakers
         job_id = await visitor.create(upload, secrets.token_hex(8), options)
         job = Followed(visitor, recording.name, job_id, self.bell)

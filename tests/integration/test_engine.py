@@ -38,6 +38,7 @@ from services.worker.work import (
     SpeakerChunkFound,
     SpeakersFound,
     StageChanged,
+    WindowDecoded,
     WindowFinished,
 )
 from tests import recordings
@@ -263,7 +264,8 @@ def best_match(speaker: str, segments: list[Segment], recording: Example) -> str
 
 async def test_speakers_are_found_before_the_first_window(engine: Supervisor, two_speakers: Example) -> None:
     found = await run(engine, two_speakers.path, diarization=True, word_timestamps=True)
-    kinds = [type(report) for report in found.reports if not isinstance(report, StageChanged | Progress)]
+    beside = StageChanged | Progress | WindowDecoded
+    kinds = [type(report) for report in found.reports if not isinstance(report, beside)]
     assert kinds == [Planned, SpeakerChunkFound, SpeakersFound, *[WindowFinished] * len(found.plan.windows), Completed]
     assert all(word.speaker == segment.speaker for segment in found.segments for word in segment.words)
 
@@ -424,6 +426,19 @@ async def test_chunks_that_an_earlier_attempt_diarized_are_kept(engine: Supervis
     assert [found.chunk for found in resumed.all(SpeakerChunkFound)] == chunks[1:]
     assert resumed.all(SpeakersFound) == first.all(SpeakersFound)
     assert resumed.windows == first.windows
+
+
+async def test_windows_that_an_earlier_attempt_decoded_are_not_decoded_again(engine: Supervisor, long: Long) -> None:
+    """They are told of at once, while it is not known who speaks, and what comes of them is what came of them."""
+    first = await run(engine, long.path, diarization=True)
+    decoded = first.all(WindowDecoded)
+    assert [window.index for window in decoded] == list(range(len(first.plan.windows)))
+    kept = wire.finished_work(wire.finished_work_message(FinishedWork(first.plan, decoded_windows=tuple(decoded[1:]))))
+    assert kept.decoded_windows == tuple(decoded[1:])
+    resumed = await run(engine, long.path, kept, diarization=True)
+    assert [window.index for window in resumed.all(WindowDecoded)] == [0]
+    assert resumed.windows == first.windows
+    assert list(resumed.windows) == list(first.windows)
 
 
 # --- several at once, and ends before the end

@@ -57,6 +57,7 @@ LATER = NOW + timedelta(minutes=7)
 ALICE, BOB = Owner("alice"), Owner("bob")
 WORKER = WorkerRef("http://gpu:8477", "wk_1", True, LATER)
 ERROR = JobError("REMOTE_FAILED", "Check worker logs.")
+PLAIN, DIARIZED = Options(), Options(diarization=True)
 PLAN = Plan("f1", "en", 59.5, b"\x00plan\xff")
 WORDS = (Word(" Olá 🎧", 0.1, 0.30000000000000004, 0.987654321, "SPEAKER_00"), Word("!", 0.7, 0.7, 0.0))
 
@@ -122,10 +123,12 @@ def upload(name: str = "u1", owner: Owner = ALICE, request_id: str = "", **more:
     return Upload(UploadId(name), owner, "a.mp3", NOW, request_id=request_id, **more)
 
 
-def new_job(name: str = "j1", owner: Owner = ALICE, upload_id: str = "u1", **more: Any) -> Job:
+def new_job(
+    name: str = "j1", owner: Owner = ALICE, upload_id: str = "u1", options: Options = PLAIN, **more: Any
+) -> Job:
     """A job as it is created: its first event is numbered."""
     recording = Recording(UploadId(upload_id), "interview 🎧.mp3", "ab" * 32, 5_000_000_000, 86399.999999)
-    job = Job(JobId(name), owner, recording, Options(), ExecutionMode.REMOTE, NOW, **more)
+    job = Job(JobId(name), owner, recording, options, ExecutionMode.REMOTE, NOW, **more)
     return changed(job, NOW).job
 
 
@@ -142,8 +145,8 @@ async def create(store: Store, *names: str, owner: Owner = ALICE) -> list[Job]:
     return [job for name in names for job in await store.create_jobs([new(name, owner)], "")]
 
 
-async def running(store: Store, name: str = "j1") -> Job:
-    (job,) = await create(store, name)
+async def running(store: Store, name: str = "j1", options: Options = PLAIN) -> Job:
+    (job,) = await store.create_jobs([creation(new_job(name, options=options))], "")
     return await store.save(changed(job.start(LATER, 1, WORKER), LATER))
 
 
@@ -156,7 +159,7 @@ def query(path: Path, statement: str, *parameters: Any) -> list[Any]:
 def counts(path: Path, job_id: str) -> dict[str, int]:
     """How many rows of a job each table has."""
     tables = [table for table in schema.metadata.tables.values() if "job_id" in table.c and table.foreign_keys]
-    assert len(tables) == 6
+    assert len(tables) == 7
     found = {table.name: f"SELECT count(*) FROM {table.name} WHERE job_id = ?" for table in tables}
     found["jobs"] = "SELECT count(*) FROM jobs WHERE id = ?"
     return {name: query(path, statement, job_id)[0][0] for name, statement in found.items()}
@@ -560,6 +563,22 @@ async def test_chunks_of_speakers_are_forgotten_with_the_plan_and_with_the_job(s
     assert await store.finished_work(job.id) == FinishedWork()
 
 
+async def test_decoded_windows_are_kept_until_they_are_finished(store: Store) -> None:
+    job = await store.save(JobUpdate(await running(store, options=DIARIZED), plan=PLAN))
+    job = await store.save(JobUpdate(job, decoded_windows=((1, b"one"), (0, b"\x00nil"))))
+    job = await store.save(JobUpdate(job, decoded_windows=((1, b"one again"), (2, b"two")), turns=b"turns"))
+    kept = FinishedWork(PLAN, turns=b"turns", decoded_windows=(b"\x00nil", b"one again", b"two"))
+    assert await store.finished_work(job.id) == kept
+    job = await store.save(with_segments(job, 0, said("x")))
+    both = replace(with_segments(job, 1, said("x")), decoded_windows=((1, b"late"), (3, b"three")))
+    job = await store.save(both)
+    kept = FinishedWork(PLAN, frozenset({0, 1}), b"turns", decoded_windows=(b"two", b"three"))
+    assert await store.finished_work(job.id) == kept
+    other = replace(PLAN, fingerprint="f2")
+    job = await store.save(JobUpdate(job, plan=other, forget_finished_work=True))
+    assert await store.finished_work(job.id) == FinishedWork(other)
+
+
 async def test_speakers_that_were_not_found_are_not_speakers_that_were_not_looked_for(store: Store) -> None:
     job = await store.save(JobUpdate(await running(store), plan=PLAN))
     assert (await store.finished_work(job.id)).turns is None
@@ -669,7 +688,9 @@ async def test_a_job_and_its_attempt_end_in_one_step(store: Store) -> None:
 
 async def test_a_deleted_job_leaves_no_row_and_takes_no_others(store: Store, path: Path) -> None:
     for name in ("j1", "j2"):
-        job = await store.save(JobUpdate(await running(store, name), plan=PLAN, speaker_chunks=((0, b"chunk"),)))
+        job = await running(store, name, options=DIARIZED)
+        made: dict[str, Any] = {"speaker_chunks": ((0, b"chunk"),), "decoded_windows": ((7, b"window"),)}
+        job = await store.save(JobUpdate(job, plan=PLAN, **made))
         await store.save(with_segments(job, 0, said("a", "b")))
         await store.note_dispatch(job, 1, WORKER, LATER)
     before = counts(path, "j2")

@@ -32,6 +32,7 @@ from services.worker.work import (
     Voice,
     VoiceTurn,
     Window,
+    WindowDecoded,
     WindowFinished,
     WindowPlan,
     Work,
@@ -76,6 +77,11 @@ def silent(sha256: str, revision: str, window: int) -> bool:
     return without and zlib.crc32(f"silent {sha256} {revision} {window}".encode()) % 2 == 0
 
 
+def decoded_window(sha256: str, revision: str, window: int) -> WindowDecoded:
+    """What is told of a window while nobody's speakers are known."""
+    return WindowDecoded(window, segments(sha256, revision, window), silent(sha256, revision, window))
+
+
 def transcript(sha256: str, revision: str) -> list[Segment]:
     """What an undisturbed run gives."""
     found: list[Segment] = []
@@ -107,7 +113,7 @@ def speakers(seconds: float) -> SpeakersFound:
 def piece_of(report: Report) -> int | None:
     """What of a recording is done by it: a window's number, or below 0 that of a chunk of which the speakers are known."""
     match report:
-        case WindowFinished(index):
+        case WindowDecoded(index) | WindowFinished(index):
             return index
         case SpeakerChunkFound(chunk):
             return FIRST_CHUNK - chunk.index
@@ -179,6 +185,7 @@ class SimulatedEngine:
             self._canceled.add(key)
 
     async def _run(self, work: Work, crashes: int) -> AsyncIterator[Report]:
+        known = _told(work)
         try:
             async for report in self._reports(work):
                 if self._crashes > crashes:
@@ -188,7 +195,8 @@ class SimulatedEngine:
                     yield Canceled()
                     return
                 piece = piece_of(report)
-                if piece is not None and piece not in _told(work):
+                if piece is not None and piece not in known:
+                    known.add(piece)
                     self._decoded(work.key, piece)
                 yield report
         finally:
@@ -203,28 +211,38 @@ class SimulatedEngine:
         yield Planned(made)
         same = finished is not None and finished.plan.fingerprint == made.fingerprint
         if same:
-            self._check_speakers(work.key, finished, made.duration)
+            self._check_kept(work.key, finished, work.audio_path, made.duration)
+        done = finished.finished_windows if same else frozenset()
+        decoded = {window.index for window in finished.decoded_windows} if same else set()
         if work.options.diarization and not (same and finished.turns is not None):
             known = {chunk.index for chunk in finished.speaker_chunks} if same else set()
             for index in range(SPEAKER_CHUNKS):
                 if index not in known:
                     await self._work(0.15)
                     yield SpeakerChunkFound(speaker_chunk(index))
+                missing = [window.index for window in made.windows if window.index not in done | decoded]
+                if missing:
+                    await self._work(0.6)
+                    decoded.add(missing[0])
+                    yield decoded_window(sha256, self._revision, missing[0])
             yield speakers(made.duration)
         yield StageChanged("transcribing")
-        done = finished.finished_windows if same else frozenset()
         for window in made.windows:
             if window.index in done and not self.forgetful:
                 continue
-            await self._work(0.6)
+            if window.index not in decoded or self.forgetful:
+                await self._work(0.6)
             said = segments(sha256, self._revision, window.index)
             yield WindowFinished(window.index, said, silent(sha256, self._revision, window.index))
             left = len(made.windows) - window.index - 1
             yield Progress(100 * (window.index + 1) / len(made.windows), 0.6 * left)
         yield Completed(made.duration, 0.5)
 
-    def _check_speakers(self, key: AttemptKey, finished: FinishedWork, seconds: float) -> None:
-        """What an attempt made known of the speakers comes to the next one as it was."""
+    def _check_kept(self, key: AttemptKey, finished: FinishedWork, path: Path, seconds: float) -> None:
+        """What an attempt made known of words and speakers comes to the next one as it was."""
+        for window in finished.decoded_windows:
+            if window != decoded_window(path.name, self._revision, window.index):
+                self._fail("decoded windows kept", f"{key} gets {window}")
         for chunk in finished.speaker_chunks:
             if chunk != speaker_chunk(chunk.index):
                 self._fail("speakers kept", f"{key} gets {chunk}")
@@ -237,5 +255,7 @@ class SimulatedEngine:
         await asyncio.sleep(self._random.expovariate(1 / seconds))
 
 
-def _told(work: Work) -> frozenset[int]:
-    return work.finished.finished_windows if work.finished is not None else frozenset()
+def _told(work: Work) -> set[int]:
+    if work.finished is None:
+        return set()
+    return {*work.finished.finished_windows, *(window.index for window in work.finished.decoded_windows)}

@@ -104,6 +104,7 @@ class Rules:
             or update.finished_windows
             or update.plan
             or update.speaker_chunks
+            or update.decoded_windows
             or update.turns is not None
         )
         completes = new.state is JobState.COMPLETE

@@ -163,6 +163,10 @@ def _forgets_chunks(finished: Any) -> Any:
     return _FINISHED(replace(finished, speaker_chunks=()))
 
 
+def _forgets_decoded(finished: Any) -> Any:
+    return _FINISHED(replace(finished, decoded_windows=()))
+
+
 def _forgets_windows(finished: Any) -> Any:
     return _FINISHED(replace(finished, windows=frozenset()))
 
@@ -247,6 +251,7 @@ MUTANTS = (
     Mutant("a window that is reported again is taken again", ((Attempt, "_window_finished", _window_always_new),), 276),
     Mutant("silent windows are forgotten with their attempt", ((Job, "requeue", _forgets_silence),), 1),
     Mutant("finished windows are not told to the next attempt", ((wire, "_finished_message", _forgets_windows),), 4),
+    Mutant("decoded windows are not told to the next attempt", ((wire, "_finished_message", _forgets_decoded),), 50),
     Mutant("diarized chunks are not told to the next attempt", ((wire, "_finished_message", _forgets_chunks),), 416),
     Mutant(
         "a cancel is not told to the worker",

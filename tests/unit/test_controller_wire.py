@@ -304,6 +304,17 @@ def test_chunks_of_speakers_are_handed_on_as_the_worker_wrote_them() -> None:
     assert message.finished == pb.FinishedWork(plan=PLAN, speaker_chunks=[CHUNK])
 
 
+def test_decoded_windows_are_handed_on_as_far_as_they_fit_a_message() -> None:
+    plan = Plan("f", "pt", 55.123457, PLAN.SerializeToString())
+    windows = [pb.WindowFinished(index=index, segments=[pb.Segment(text="x" * 1000)]) for index in range(3)]
+    payloads = tuple(window.SerializeToString() for window in windows)
+    assert list(dispatch(finished=FinishedWork(plan, decoded_windows=payloads)).finished.decoded_windows) == windows
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(wire, "DECODED_BYTES", 2500)
+        sent = dispatch(finished=FinishedWork(plan, decoded_windows=payloads)).finished.decoded_windows
+    assert list(sent) == windows[:2]
+
+
 def test_speakers_that_were_looked_for_and_not_found_are_not_looked_for_again() -> None:
     plan = Plan("f", "pt", 55.123457, PLAN.SerializeToString())
     nobody = pb.SpeakerTurns().SerializeToString()
@@ -369,6 +380,10 @@ EVENTS: list[tuple[pb.Event, wire.WorkerEvent]] = [
     (
         pb.Event(window_finished=pb.WindowFinished(index=3, segments=[SEGMENT, pb.Segment(text=" x")])),
         wire.WindowReported(3, (SAID, Segment(0.0, 0.0, " x"))),
+    ),
+    (
+        pb.Event(window_decoded=pb.WindowFinished(index=4, segments=[SEGMENT])),
+        wire.DecodedReported(4, pb.WindowFinished(index=4, segments=[SEGMENT]).SerializeToString()),
     ),
     (pb.Event(window_finished=pb.WindowFinished(index=4)), wire.WindowReported(4, (), silent=False)),
     (pb.Event(window_finished=pb.WindowFinished(index=5, silent=True)), wire.WindowReported(5, (), silent=True)),

@@ -6,6 +6,7 @@ import pytest
 
 from services.worker.pipeline.progress import INTERVAL_SECONDS, SpeechProgress
 from services.worker.pipeline.windows import SAMPLE_RATE, Span, SpeechWindow
+from services.worker.work import Progress
 
 
 class Clock:
@@ -30,6 +31,31 @@ def test_percent_is_of_speech_and_what_was_finished_before_counts() -> None:
     found = progress.add(plan[1])
     assert found is not None
     assert found.percent == 60.0
+
+
+def test_what_is_decoded_is_not_finished_before_it_is_known_who_speaks() -> None:
+    clock = Clock()
+    plan = windows(*[25.0] * 4)
+    progress = SpeechProgress(plan, frozenset(), clock)
+
+    def told(found: Progress | None) -> float:
+        clock.now += 1.0
+        assert found is not None
+        return found.percent
+
+    assert told(progress.bound(0.0)) == 0.0
+    assert [told(progress.add(window)) for window in plan[:2]] == [0.0, 0.0]
+    assert progress.seconds_left() is None
+    assert told(progress.bound(0.25)) == 25.0
+    assert told(progress.bound(0.9)) == 50.0
+    assert [told(progress.add(window)) for window in plan[2:]] == [75.0, 90.0]
+    assert told(progress.bound(0.5)) == 90.0  # it never falls
+    assert told(progress.bound(1.0)) == 100.0
+    assert progress.seconds_left() == 0.0
+
+
+def test_a_recording_without_speech_has_no_share() -> None:
+    assert SpeechProgress([], frozenset(), Clock()).bound(0.5) is None
 
 
 def test_at_most_two_a_second() -> None:

@@ -17,6 +17,7 @@ from services.worker.work import (
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
+    WindowDecoded,
     WindowFinished,
     Work,
 )
@@ -26,6 +27,7 @@ PLAN = plan(4)
 OTHER = replace(PLAN, fingerprint="another")
 TURNS = (SpeakerTurn(0.0, 1.0, "SPEAKER_00"),)
 CHUNKS = [ChunkSpeakers(index, 0.0, 60.0, (), (), ()) for index in range(3)]
+DECODED = tuple(WindowDecoded(index, ()) for index in range(3))
 WORK = Work(AttemptKey("job", 1), Path("sound"), Options())
 
 
@@ -59,6 +61,19 @@ def test_chunks_of_speakers_go_with_the_work_and_with_what_it_came_with() -> Non
     assert told.rest_of(given).finished == FinishedWork(PLAN, speaker_chunks=(CHUNKS[0], CHUNKS[1]))
     told.is_news(SpeakersFound(TURNS, TURNS))
     assert told.rest_of(given).finished == FinishedWork(PLAN, frozenset(), TURNS, TURNS, (CHUNKS[0], CHUNKS[1]))
+    told.is_news(Planned(OTHER))
+    assert told.rest_of(given).finished == FinishedWork(OTHER)
+
+
+def test_decoded_windows_go_with_the_work_until_they_are_finished() -> None:
+    given = replace(WORK, finished=FinishedWork(PLAN, decoded_windows=(DECODED[0], DECODED[2])))
+    told = Told()
+    told.is_news(Planned(PLAN))
+    assert told.is_news(DECODED[1])
+    assert not told.is_news(DECODED[1])
+    assert told.rest_of(given).finished == FinishedWork(PLAN, decoded_windows=DECODED)
+    assert told.is_news(WindowFinished(0, ()))
+    assert told.rest_of(given).finished == FinishedWork(PLAN, frozenset({0}), decoded_windows=DECODED[1:])
     told.is_news(Planned(OTHER))
     assert told.rest_of(given).finished == FinishedWork(OTHER)
 

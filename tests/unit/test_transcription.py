@@ -167,22 +167,13 @@ def test_a_text_without_word_times_is_cut_into_sentences() -> None:
     assert all(one.end <= other.start for one, other in itertools.pairwise(segments))
 
 
-def test_nothing_is_given_out_before_it_may_be_and_all_is_decoded_meanwhile() -> None:
+def test_windows_do_not_wait_for_what_goes_on_beside_them() -> None:
     line = PlayedLine()
-    speakers: Future[None] = Future()
-    found: list[int] = []
+    never: Future[None] = Future()
     made = transcription(line, ahead=4)
-    thread = threading.Thread(
-        target=lambda: found.extend(one.index for one, _ in made.windows([window(i) for i in range(9)], speakers))
-    )
-    thread.start()
-    wait_for(lambda: len(line.put_in) == 9)
-    assert found == []
-    wait_for(lambda: line.rests)  # and others have the device to themselves
+    assert [one.index for one, _ in made.windows([window(index) for index in range(9)], never)] == list(range(9))
+    assert line.rests  # and others have the device to themselves
     assert all(request.features is None for request in line.put_in)  # nor is their sound kept
-    speakers.set_result(None)
-    thread.join(10)
-    assert found == list(range(9))
 
 
 def test_what_fails_beside_it_is_raised() -> None:
@@ -203,6 +194,26 @@ def test_a_canceled_job_gives_out_what_is_in_hand_and_ends() -> None:
     with pytest.raises(WorkCanceled):
         next(lines)
     assert line.closed
+
+
+def test_a_canceled_job_gives_out_what_is_in_hand_though_what_is_beside_it_ended_first() -> None:
+    beside: Future[None] = Future()
+    beside.set_exception(WorkCanceled())
+    lines = transcription(PlayedLine(), lambda: beside.done()).windows([window(0)], beside)
+    with pytest.raises(WorkCanceled):
+        next(lines)
+    canceled = threading.Event()
+    line = PlayedLine(lambda request: None)
+    lines = transcription(line, canceled.is_set).windows([window(0)], later := Future())
+
+    def end() -> None:
+        wait_for(lambda: bool(line.put_in))
+        canceled.set()
+        later.set_exception(WorkCanceled())
+        line.put_in[0].done.set_result(said(line.put_in[0]))
+
+    threading.Thread(target=end).start()
+    assert next(lines)[0].index == 0
 
 
 def test_what_the_device_raises_is_raised_at_its_windows_turn() -> None:

@@ -32,6 +32,7 @@ from services.worker.work import (
     Voice,
     VoiceTurn,
     Window,
+    WindowDecoded,
     WindowFinished,
     WindowPlan,
     Word,
@@ -47,6 +48,8 @@ CHUNK = ChunkSpeakers(
 )  # fmt: skip
 WORDS = (Word(" Olá", 0.3, 0.7, 0.987654321, "SPEAKER_00"), Word("!", 0.7, 0.7, 0.0))
 
+SAID = (Segment(0.3, 0.7, " Olá! 🎧", "SPEAKER_00", WORDS), Segment(1.0, 2.0, " x"))
+
 REPORTS: list[Report | HandedBack] = [
     StageChanged("loading", "loading model turbo"),
     Progress(33.333333333),
@@ -56,7 +59,9 @@ REPORTS: list[Report | HandedBack] = [
     SpeakerChunkFound(CHUNK),
     SpeakersFound(TURNS, TURNS[:1]),
     SpeakersFound(()),
-    WindowFinished(3, (Segment(0.3, 0.7, " Olá! 🎧", "SPEAKER_00", WORDS), Segment(1.0, 2.0, " x"))),
+    WindowDecoded(3, SAID),
+    WindowDecoded(4, (), silent=True),
+    WindowFinished(3, SAID),
     WindowFinished(4, ()),
     WindowFinished(5, (), silent=True),
     Completed(1200.5, 12.25),
@@ -109,6 +114,7 @@ def test_finished_chunks_and_exclusive_turns() -> None:
     for finished in (
         FinishedWork(PLAN, speaker_chunks=(CHUNK, replace(CHUNK, index=2))),
         FinishedWork(PLAN, turns=TURNS, exclusive_turns=TURNS[:1]),
+        FinishedWork(PLAN, decoded_windows=(WindowDecoded(1, SAID), WindowDecoded(3, (), silent=True))),
     ):
         message = wire.finished_work_message(finished).SerializeToString()
         assert wire.finished_work(pb.FinishedWork.FromString(message)) == finished

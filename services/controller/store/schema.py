@@ -157,6 +157,15 @@ speaker_chunks = Table(
 )
 """Chunks that are diarized, until who speaks is known of all of the recording."""
 
+decoded_windows = Table(
+    "decoded_windows",
+    metadata,
+    _job_id(),
+    Column("window_index", Integer, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""Windows whose words are known, until it is known who said them."""
+
 finished_windows = Table("finished_windows", metadata, _job_id(), Column("window_index", Integer, primary_key=True))
 
 events = Table(

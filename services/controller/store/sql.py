@@ -47,7 +47,7 @@ def _numbered(table: Any) -> Any:
     return select(table).where(this).order_by(table.c.number).limit(bindparam("this_limit", type_=Integer))
 
 
-_MADE = (schema.segments, schema.finished_windows, schema.speaker_chunks, schema.plans)
+_MADE = (schema.segments, schema.finished_windows, schema.decoded_windows, schema.speaker_chunks, schema.plans)
 """What attempts made of a job."""
 
 # Asked for all the time: made once, they take half as long.
@@ -289,7 +289,8 @@ class SqlStore:
             await self._execute(schema.left_behind.delete().where(_left_behind(job_id, attempt)))
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
-        windows, plans, chunks = schema.finished_windows, schema.plans, schema.speaker_chunks
+        windows, plans = schema.finished_windows, schema.plans
+        chunks, decoded = schema.speaker_chunks, schema.decoded_windows
 
         def read(connection: Connection) -> FinishedWork:
             plan = connection.execute(select(plans).where(plans.c.job_id == job_id)).mappings().first()
@@ -299,8 +300,11 @@ class SqlStore:
             found = connection.execute(
                 select(chunks.c.payload).where(chunks.c.job_id == job_id).order_by(chunks.c.chunk_index)
             ).scalars()
+            heard = connection.execute(
+                select(decoded.c.payload).where(decoded.c.job_id == job_id).order_by(decoded.c.window_index)
+            ).scalars()
             value = Plan(plan["fingerprint"], plan["language"], plan["duration_seconds"], plan["payload"])
-            return FinishedWork(value, frozenset(done), plan["turns"], tuple(found))
+            return FinishedWork(value, frozenset(done), plan["turns"], tuple(found), tuple(heard))
 
         return await self._database.read(read)
 
@@ -399,6 +403,8 @@ def _write_details(connection: Connection, update: JobUpdate) -> None:
     for index, payload in update.speaker_chunks:
         connection.execute(chunks.delete().where((chunks.c.job_id == job_id) & (chunks.c.chunk_index == index)))
         connection.execute(chunks.insert(), {"job_id": job_id, "chunk_index": index, "payload": payload})
+    if update.job.options.diarization:
+        _write_decoded(connection, update)
     if update.turns is not None:
         connection.execute(plans.update().where(plans.c.job_id == job_id).values(turns=update.turns))
         connection.execute(chunks.delete().where(chunks.c.job_id == job_id))
@@ -409,6 +415,18 @@ def _write_details(connection: Connection, update: JobUpdate) -> None:
         connection.execute(schema.events.insert(), [rows.change_row(job_id, change) for change in update.changes])
     if update.segments:
         connection.execute(schema.segments.insert(), [rows.segment_row(job_id, s) for s in update.segments])
+
+
+def _write_decoded(connection: Connection, update: JobUpdate) -> None:
+    """Those that are finished in the same step, too, are gone after it."""
+    table, job_id = schema.decoded_windows, update.job.id
+    indices = [index for index, _ in update.decoded_windows]
+    for index in {*indices, *update.finished_windows}:
+        connection.execute(table.delete().where((table.c.job_id == job_id) & (table.c.window_index == index)))
+    kept = {index: payload for index, payload in update.decoded_windows if index not in update.finished_windows}
+    if kept:
+        rows_made = [{"job_id": job_id, "window_index": index, "payload": kept[index]} for index in kept]
+        connection.execute(table.insert(), rows_made)
 
 
 def _is_full(error: DBAPIError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -30,14 +31,16 @@ from services.worker.pipeline.channels import decide
 from services.worker.pipeline.faults import WorkCanceled, WorkError
 from services.worker.pipeline.progress import SpeechProgress
 from services.worker.pipeline.recording import PreparedRecording, Samples
-from services.worker.pipeline.windows import fingerprint
+from services.worker.pipeline.windows import SpeechWindow, fingerprint
 from services.worker.work import (
     Canceled,
     ChunkSpeakers,
     Completed,
     Failed,
+    FinishedWork,
     Outcome,
     Planned,
+    Progress,
     Report,
     Segment,
     SpeakerChunkFound,
@@ -45,6 +48,7 @@ from services.worker.work import (
     SpeakersFound,
     SpeakerTurn,
     StageChanged,
+    WindowDecoded,
     WindowFinished,
     WindowPlan,
     Work,
@@ -141,8 +145,10 @@ class _Job:
             self._notes += [recording.note, "" if recording.windows else _NO_SPEECH]
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
-            turns = held.enter_context(self._turns_beside(recording, plan))
-            self._transcribe(model, plan.language, recording, self._finished(plan), turns)
+            earlier = self._earlier(plan)
+            progress = _progress_of(recording, earlier)
+            turns = held.enter_context(self._turns_beside(recording, earlier, progress))
+            self._transcribe(model, plan.language, recording, earlier, progress, turns)
         return plan.duration
 
     def _prepared(self, model: LoadedModel) -> AbstractContextManager[PreparedRecording]:
@@ -211,15 +217,16 @@ class _Job:
             decisive["speaker_per_channel"] = True
         return decisive
 
-    def _finished(self, plan: WindowPlan) -> frozenset[int]:
+    def _earlier(self, plan: WindowPlan) -> FinishedWork:
+        """What an earlier attempt finished of this plan."""
         earlier = self._work.finished
         if earlier is None or earlier.plan.fingerprint != plan.fingerprint:
-            return frozenset()
-        return earlier.finished_windows
+            return FinishedWork(plan)
+        return earlier
 
     @contextmanager
     def _turns_beside(
-        self, recording: PreparedRecording, plan: WindowPlan
+        self, recording: PreparedRecording, earlier: FinishedWork, progress: SpeechProgress
     ) -> Iterator[Future[tuple[SpeakerTurn, ...]]]:
         """Speakers are found in a thread of their own while windows are decoded, so that neither keeps the device waiting."""
         if not self._options.diarization:
@@ -230,53 +237,54 @@ class _Job:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="turns") as thread:
             try:
-                yield thread.submit(contextvars.copy_context().run, self._turns, recording, plan)
+                yield thread.submit(contextvars.copy_context().run, self._turns, recording, earlier, progress)
             finally:
                 self._left = True
 
-    def _turns(self, recording: PreparedRecording, plan: WindowPlan) -> tuple[SpeakerTurn, ...]:
+    def _turns(
+        self, recording: PreparedRecording, earlier: FinishedWork, progress: SpeechProgress
+    ) -> tuple[SpeakerTurn, ...]:
         """By which words get their speakers: of turns at the same time the one that is heard best."""
-        if not self._options.diarization:
-            return ()
         decision = decide(recording.levels, self._options)
         self._notes.append(decision.note)
         self._report(StageChanged("diarizing", decision.detail))
         if decision.detail:
             log.info("channels_considered", detail=decision.detail)
-        earlier = self._work.finished
-        if earlier is not None and earlier.plan.fingerprint != plan.fingerprint:
-            earlier = None
-        if earlier is not None and earlier.turns is not None:
+        if earlier.turns is not None:
             found = SpeakersFound(earlier.turns, earlier.exclusive_turns)
         else:
-            chunks = earlier.speaker_chunks if earlier is not None else ()
             speakers = decision.speakers
             if speakers is None:
-                speakers = self._by_voice(recording, chunks, decision.detail)
+                watch = self._watch(decision.detail, progress)
+                speakers = self._by_voice(recording, earlier.speaker_chunks, decision.detail, watch)
             found = SpeakersFound(speakers.turns, speakers.exclusive)
         self._report(found)
         self._report(StageChanged("transcribing"))
         return found.exclusive_turns or found.turns
 
-    def _by_voice(self, recording: PreparedRecording, chunks: Sequence[ChunkSpeakers], detail: str) -> Speakers:
+    def _by_voice(
+        self, recording: PreparedRecording, chunks: Sequence[ChunkSpeakers], detail: str, watch: Watch
+    ) -> Speakers:
         try:
-            return self._tools.diarizer.speakers(recording, self._options, self._watch(detail), chunks)
+            return self._tools.diarizer.speakers(recording, self._options, watch, chunks)
         except WorkError as error:
             if not self._options.speaker_per_channel:
                 raise
             raise WorkError(error.reason, f"Speakers have to be told apart {detail}. {error.message}") from error
 
-    def _watch(self, detail: str) -> Watch:
-        """``detail`` stays beside the progress."""
+    def _watch(self, detail: str, progress: SpeechProgress) -> Watch:
+        """``detail`` stays beside the share that is shown. What is decoded is not finished before it is known who speaks."""
         shown = 0
         said = f" · {detail}" if detail else ""
+        self._tell(progress.bound(0.0))
 
-        def progress(share: float) -> None:
+        def note_share(share: float) -> None:
             nonlocal shown
             percent = 10 * int(10 * share)
             if percent > shown:
                 shown = percent
                 self._report(StageChanged("diarizing", f"{percent} %{said}"))
+            self._tell(progress.bound(share))
 
         def check() -> None:
             self._check()
@@ -286,7 +294,7 @@ class _Job:
         return Watch(
             check,
             finished=lambda chunk: self._report(SpeakerChunkFound(chunk)),
-            progress=progress,
+            progress=note_share,
             waiting=lambda what: self._report(StageChanged("diarizing", f"{what}{said}")),
         )
 
@@ -295,12 +303,14 @@ class _Job:
         model: LoadedModel,
         language: str,
         recording: PreparedRecording,
-        finished: frozenset[int],
+        earlier: FinishedWork,
+        progress: SpeechProgress,
         turns: Future[tuple[SpeakerTurn, ...]],
     ) -> None:
-        windows = recording.windows
-        progress = SpeechProgress(windows, finished, time.monotonic)
-        missing = [window for window in windows if window.index not in finished]
+        """Windows that are decoded before it is known who speaks are told of twice, so that nobody decodes them again."""
+        decoded = {window.index: window for window in earlier.decoded_windows}
+        unfinished = [window for window in recording.windows if window.index not in earlier.finished_windows]
+        missing = [window for window in unfinished if window.index not in decoded]
         lanes = self._tools.lanes
         with ExitStack() as held:
             line = held.enter_context(lanes.line(model, sum(window.seconds for window in missing)))
@@ -309,13 +319,34 @@ class _Job:
                 self._work.key, voice, line, recording, self._is_canceled, lambda: lanes.ahead(model)
             )
             held.callback(transcription.leave)
+            waiting = deque(unfinished)
             for window, segments in transcription.windows(missing, turns):
                 silent = not segments and recording.voiced(window)(window.seconds) > 0
-                self._report(WindowFinished(window.index, self._assembled(segments, turns.result()), silent))
-                if (now := progress.add(window)) is not None:
-                    self._report(now)
-            turns.result()  # also where there was nothing to transcribe
+                decoded[window.index] = WindowDecoded(window.index, segments, silent)
+                if turns.done() and turns.exception() is None:
+                    self._finish(waiting, decoded, turns.result())
+                else:
+                    self._report(decoded[window.index])
+                self._tell(progress.add(window))
+            self._finish(waiting, decoded, turns.result())
+
+    def _finish(
+        self, waiting: deque[SpeechWindow], decoded: dict[int, WindowDecoded], turns: Sequence[SpeakerTurn]
+    ) -> None:
+        """All that are decoded, in their order."""
+        while waiting and waiting[0].index in decoded:
+            window = decoded.pop(waiting.popleft().index)
+            self._report(WindowFinished(window.index, self._assembled(window.segments, turns), window.silent))
 
     def _assembled(self, segments: Sequence[Segment], turns: Sequence[SpeakerTurn]) -> tuple[Segment, ...]:
         placed = assign_speakers(segments, turns)
         return placed if self._options.word_timestamps else without_words(placed)
+
+    def _tell(self, progress: Progress | None) -> None:
+        if progress is not None:
+            self._report(progress)
+
+
+def _progress_of(recording: PreparedRecording, earlier: FinishedWork) -> SpeechProgress:
+    done = earlier.finished_windows | {window.index for window in earlier.decoded_windows}
+    return SpeechProgress(recording.windows, done, time.monotonic)

@@ -49,6 +49,7 @@ from services.worker.work import (
     SpeakerChunkFound,
     SpeakersFound,
     StageChanged,
+    WindowDecoded,
     WindowFinished,
     Work,
 )
@@ -114,7 +115,7 @@ class _Run:
         self.ended = self.ended or isinstance(report, Completed | Failed | Canceled)
         if self.told.is_news(report):
             self.reports.put_nowait(report)
-            if isinstance(report, SpeakerChunkFound | SpeakersFound | WindowFinished):
+            if isinstance(report, SpeakerChunkFound | SpeakersFound | WindowDecoded | WindowFinished):
                 self.recycles = 0
 
     def send_again(self) -> None:

@@ -12,6 +12,7 @@ from services.worker.work import (
     Report,
     SpeakerChunkFound,
     SpeakersFound,
+    WindowDecoded,
     WindowFinished,
     WindowPlan,
     Work,
@@ -24,6 +25,7 @@ class Told:
     def __init__(self) -> None:
         self._plan: WindowPlan | None = None
         self._windows: set[int] = set()
+        self._decoded: dict[int, WindowDecoded] = {}
         self._chunks: dict[int, ChunkSpeakers] = {}
         self._speakers: SpeakersFound | None = None
         self._percent = 0.0
@@ -40,6 +42,10 @@ class Told:
             case SpeakersFound():
                 is_first, self._speakers = self._speakers is None, report
                 return is_first
+            case WindowDecoded(index):
+                is_first = index not in self._decoded
+                self._decoded[index] = report
+                return is_first
             case WindowFinished(index):
                 is_first = index not in self._windows
                 self._windows.add(index)
@@ -53,14 +59,21 @@ class Told:
         """The work as another child is to go on with it."""
         if self._plan is None:
             return work
-        windows, chunks, speakers = frozenset(self._windows), dict(self._chunks), self._speakers
+        windows, decoded = frozenset(self._windows), dict(self._decoded)
+        chunks, speakers = dict(self._chunks), self._speakers
         earlier = work.finished
         if earlier is not None and earlier.plan.fingerprint == self._plan.fingerprint:
             windows |= earlier.finished_windows
+            decoded = {window.index: window for window in earlier.decoded_windows} | decoded
             chunks = {chunk.index: chunk for chunk in earlier.speaker_chunks} | chunks
             if speakers is None and earlier.turns is not None:
                 speakers = SpeakersFound(earlier.turns, earlier.exclusive_turns)
-        finished = FinishedWork(self._plan, windows, speaker_chunks=tuple(chunks[index] for index in sorted(chunks)))
+        finished = FinishedWork(
+            self._plan,
+            windows,
+            speaker_chunks=tuple(chunks[index] for index in sorted(chunks)),
+            decoded_windows=tuple(decoded[index] for index in sorted(decoded.keys() - windows)),
+        )
         if speakers is not None:
             finished = replace(finished, turns=speakers.turns, exclusive_turns=speakers.exclusive_turns)
         return replace(work, finished=finished)
@@ -70,6 +83,7 @@ class Told:
         if known is not None and known.fingerprint == plan.fingerprint:
             return False
         self._windows.clear()
+        self._decoded.clear()
         self._chunks.clear()
         self._speakers = None
         self._percent = 0.0

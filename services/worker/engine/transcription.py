@@ -83,23 +83,23 @@ class Transcription:
         futures.wait([request.done for request in self._begun if not request.done.done()], IN_HAND_SECONDS)
 
     def windows(
-        self, wanted: Sequence[SpeechWindow], may_begin: Future[Any]
+        self, wanted: Sequence[SpeechWindow], beside: Future[Any]
     ) -> Iterator[tuple[SpeechWindow, tuple[Segment, ...]]]:
-        """The segments of each in the recording's time, none before ``may_begin`` is done; what it raises is raised.
+        """The segments of each in the recording's time. ``beside``: what else the job waits for; what it raises is raised.
 
         Once the job is canceled, what a lane has in hand is given out still, and nothing else: it may be the last window, or
         the next attempt's first. Raises WorkCanceled then, and what the device raised for a window at its turn.
         """
         missing, begun = deque(wanted), deque[_Window]()
-        may_begin.add_done_callback(lambda _: self._ended.put(None))
+        beside.add_done_callback(lambda _: self._ended.put(None))
         while missing or begun:
             self._refill(missing, begun)
             if not begun:
                 raise WorkCanceled
-            if not (begun[0].is_settled and may_begin.done()):
+            if beside.done() and not self._is_canceled():
+                beside.result()
+            if not begun[0].is_settled:
                 self._take_ended()
-                if may_begin.done():
-                    may_begin.result()
                 continue
             head = begun.popleft()
             if head.error is not None:

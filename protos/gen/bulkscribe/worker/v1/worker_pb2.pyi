@@ -232,16 +232,18 @@ class TranscriptionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., language: _Optional[str] = ..., diarization: _Optional[bool] = ..., diarization_max_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., diarization_fast_switching: _Optional[bool] = ..., min_speakers: _Optional[int] = ..., max_speakers: _Optional[int] = ..., word_timestamps: _Optional[bool] = ..., initial_prompt: _Optional[str] = ..., hotwords: _Optional[str] = ..., vad_disabled: _Optional[bool] = ..., speaker_per_channel: _Optional[bool] = ...) -> None: ...
 
 class FinishedWork(_message.Message):
-    __slots__ = ("plan", "windows", "turns", "speaker_chunks")
+    __slots__ = ("plan", "windows", "turns", "speaker_chunks", "decoded_windows")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     WINDOWS_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     SPEAKER_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    DECODED_WINDOWS_FIELD_NUMBER: _ClassVar[int]
     plan: WindowPlan
     windows: _containers.RepeatedScalarFieldContainer[int]
     turns: SpeakerTurns
     speaker_chunks: _containers.RepeatedCompositeFieldContainer[SpeakerChunk]
-    def __init__(self, plan: _Optional[_Union[WindowPlan, _Mapping]] = ..., windows: _Optional[_Iterable[int]] = ..., turns: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., speaker_chunks: _Optional[_Iterable[_Union[SpeakerChunk, _Mapping]]] = ...) -> None: ...
+    decoded_windows: _containers.RepeatedCompositeFieldContainer[WindowFinished]
+    def __init__(self, plan: _Optional[_Union[WindowPlan, _Mapping]] = ..., windows: _Optional[_Iterable[int]] = ..., turns: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., speaker_chunks: _Optional[_Iterable[_Union[SpeakerChunk, _Mapping]]] = ..., decoded_windows: _Optional[_Iterable[_Union[WindowFinished, _Mapping]]] = ...) -> None: ...
 
 class RunResponse(_message.Message):
     __slots__ = ("accepted", "event")
@@ -260,7 +262,7 @@ class Accepted(_message.Message):
     def __init__(self, worker_job_id: _Optional[str] = ..., capacity: _Optional[_Union[Capacity, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("number", "occurred_at", "stage_changed", "progress", "planned", "speakers_found", "window_finished", "outcome", "speaker_chunk_found")
+    __slots__ = ("number", "occurred_at", "stage_changed", "progress", "planned", "speakers_found", "window_finished", "outcome", "speaker_chunk_found", "window_decoded")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     OCCURRED_AT_FIELD_NUMBER: _ClassVar[int]
     STAGE_CHANGED_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +272,7 @@ class Event(_message.Message):
     WINDOW_FINISHED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     SPEAKER_CHUNK_FOUND_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_DECODED_FIELD_NUMBER: _ClassVar[int]
     number: int
     occurred_at: _timestamp_pb2.Timestamp
     stage_changed: StageChanged
@@ -279,7 +282,8 @@ class Event(_message.Message):
     window_finished: WindowFinished
     outcome: Outcome
     speaker_chunk_found: SpeakerChunk
-    def __init__(self, number: _Optional[int] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stage_changed: _Optional[_Union[StageChanged, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., planned: _Optional[_Union[WindowPlan, _Mapping]] = ..., speakers_found: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., window_finished: _Optional[_Union[WindowFinished, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., speaker_chunk_found: _Optional[_Union[SpeakerChunk, _Mapping]] = ...) -> None: ...
+    window_decoded: WindowFinished
+    def __init__(self, number: _Optional[int] = ..., occurred_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stage_changed: _Optional[_Union[StageChanged, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., planned: _Optional[_Union[WindowPlan, _Mapping]] = ..., speakers_found: _Optional[_Union[SpeakerTurns, _Mapping]] = ..., window_finished: _Optional[_Union[WindowFinished, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., speaker_chunk_found: _Optional[_Union[SpeakerChunk, _Mapping]] = ..., window_decoded: _Optional[_Union[WindowFinished, _Mapping]] = ...) -> None: ...
 
 class StageChanged(_message.Message):
     __slots__ = ("stage", "detail")
