@@ -70,7 +70,7 @@ class JobOptions(_Body):
     diarization_enabled: bool | None = Field(default=None, description="Whether words get speakers.")
     diarization_max_duration_seconds: Annotated[float, Field(gt=0, le=LONGEST_DIARIZATION_SECONDS)] | None = Field(
         default=None,
-        description="Longest stretch to diarize at once, in seconds (60 to 3600; 1800 by default); speakers keep their names throughout.",
+        description="Longest stretch to diarize at once, in seconds (120 to 3600; 1800 by default); speakers keep their names throughout.",
     )
     diarization_fast_switching: bool | None = Field(default=None, description="Shorter chunks with more overlap.")
     speaker_per_channel: bool | None = Field(

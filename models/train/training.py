@@ -100,7 +100,8 @@ def mixed_precision() -> torch.autocast:
     """For a forward pass: bfloat16 where the processor knows it, and float32 where it would be emulated, which takes nine
     times as long."""
     known = torch.cpu.get_capabilities()
-    return torch.autocast("cpu", torch.bfloat16, enabled=any(known.get(name, False) for name in _BFLOAT16))
+    enabled = any(known.get(name, False) for name in _BFLOAT16)
+    return torch.autocast("cpu", torch.bfloat16, enabled, cache_enabled=False)  # the cache is all threads' together
 
 
 class AdamW:

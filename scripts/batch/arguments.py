@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--diarization-max-duration",
         type=_seconds,
         metavar="S",
-        help="longest stretch to diarize at once, in seconds (60 to 3600; 1800)",
+        help="longest stretch to diarize at once, in seconds (120 to 3600; 1800)",
     )
     add("--fast-switching", action="store_true", help="diarize shorter chunks with more overlap: finer turns, slower")
     add(

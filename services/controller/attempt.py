@@ -252,6 +252,10 @@ class Attempt:
                 if step.job is not self.job:
                     self.job = await self._journal.record(step)
                 return await self._ended_early(message.number, event)
+            if isinstance(event, Plan) and self._plan is not None and step.job is not self.job:
+                # it may make what the step adds forgotten
+                step = JobUpdate(await self._journal.record(step))
+                self.job = step.job
             step = step.then(await self._update(step.job, message.number, event))
         self.job = await self._journal.record(step)
         return AttemptState.ENDED if self.job.state.ended else None

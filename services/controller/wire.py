@@ -30,10 +30,11 @@ from services.controller.workers import WorkerStatus
 
 STATES = {state: getattr(jobs_pb2, f"JOB_STATUS_{state.name}") for state in JobState}
 STATES_BACK = {number: state for state, number in STATES.items()}
+MODES = {mode: getattr(jobs_pb2, f"EXECUTION_MODE_{mode.name}") for mode in ExecutionMode}
+
+
 DECODED_BYTES = 8 * 1024 * 1024
 """Of decoded windows, sent with a dispatch: a message may have twice as much. What is left out is decoded again."""
-
-MODES = {mode: getattr(jobs_pb2, f"EXECUTION_MODE_{mode.name}") for mode in ExecutionMode}
 
 
 def duration(seconds: float) -> Duration:

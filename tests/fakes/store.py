@@ -260,6 +260,8 @@ def _write_details(row: Row, update: JobUpdate) -> None:
     row.decoded |= dict(update.decoded_windows)
     row.windows |= set(update.finished_windows)
     row.decoded = {index: window for index, window in row.decoded.items() if index not in update.finished_windows}
+    if update.job.state.ended:
+        row.decoded, row.speaker_chunks = {}, {}
     row.changes |= {change.number: change for change in update.changes}
     row.segments |= {final.number: final for final in update.segments}
 

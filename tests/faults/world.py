@@ -40,7 +40,7 @@ OBSERVED_SECONDS = 0.1
 
 WORKER, CONTROLLER, GATEWAY = "worker", "controller", "gateway"
 
-SPEAKERS = {"diarizationEnabled": True, "wordTimestamps": True, "diarizationMaxDurationSeconds": 60}
+SPEAKERS = {"diarizationEnabled": True, "wordTimestamps": True, "diarizationMaxDurationSeconds": 120}
 """In chunks, so that there are finished ones to go on from."""
 
 

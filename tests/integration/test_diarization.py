@@ -21,7 +21,16 @@ from benchmarks.scoring import speaker_errors
 from services.worker.engine import speaker_clusters, speaker_models
 from services.worker.engine.diarization import Diarizer, Watch
 from services.worker.engine.protocol import EngineSettings
-from services.worker.engine.speaker_clusters import Bounds, ClusterProcess, Found, Heard, Rules, find_speakers
+from services.worker.engine.speaker_clusters import (
+    FAST_STEP,
+    Bounds,
+    ClusterProcess,
+    Found,
+    Heard,
+    Rules,
+    counting_less,
+    find_speakers,
+)
 from services.worker.engine.torchaudio_stub import import_torchaudio
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording
@@ -108,13 +117,15 @@ def _stock(pipeline: Any, samples: NDArray[np.int16], fast: bool = False, **coun
     import torch
 
     inference = pipeline._segmentation
-    usual = inference.step
-    inference.step = pipeline.segmentation_step * inference.duration * (0.5 if fast else 1)
+    usual, clustering = inference.step, pipeline.clustering
+    if fast:  # what is heard twice counts half
+        inference.step = pipeline.segmentation_step * inference.duration * FAST_STEP
+        pipeline.clustering = counting_less(clustering, FAST_STEP)
     try:
         waveform = torch.from_numpy(samples.astype(np.float32) / 32768)[None]
         output = pipeline({"waveform": waveform, "sample_rate": SAMPLE_RATE, "uri": "talk"}, **counts)
     finally:
-        inference.step = usual
+        inference.step, pipeline.clustering = usual, clustering
     found = (output.speaker_diarization, output.exclusive_speaker_diarization)
     return _renamed(found, len(samples) / SAMPLE_RATE)
 
@@ -373,13 +384,21 @@ def test_an_exact_count_holds_for_the_whole_recording(
     assert len({turn.speaker for turn in found.turns}) == people
 
 
+def test_fast_switching_splits_no_voice(diarizer: Diarizer, tmp_path: Path) -> None:
+    """Windows at half the step, taken as independent of each other, made four of the three."""
+    three = conversation(150, 3, seed=4)
+    found = diarizer.speakers(_recording(tmp_path, three.samples), Options(diarization_fast_switching=True), Watch())
+    assert {turn.speaker for turn in found.turns} == {"SPEAKER_00", "SPEAKER_01", "SPEAKER_02"}
+    assert _wrong(three, found) <= 0.02
+
+
 def test_who_is_asked_for_and_not_in_every_chunk_is_not_invented(diarizer: Diarizer, tmp_path: Path) -> None:
     """Four people in all, two and two."""
-    first, second = conversation(110, 2), conversation(110, 4, seed=5)
+    first, second = conversation(140, 2), conversation(140, 4, seed=5)
     recording = _recording(tmp_path, np.concatenate([first.samples, second.samples]))
-    options = Options(diarization_max_duration_seconds=60, min_speakers=4, max_speakers=4)
+    options = Options(diarization_max_duration_seconds=120, min_speakers=4, max_speakers=4)
     found = diarizer.speakers(recording, options, Followed().watch())
-    early = {turn.speaker for turn in found.turns if turn.end < 100}
+    early = {turn.speaker for turn in found.turns if turn.end < 130}
     assert len(early) == 2
     assert len({turn.speaker for turn in found.turns}) == 4
 

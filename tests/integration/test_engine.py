@@ -10,12 +10,14 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -568,7 +570,31 @@ async def test_a_default_model_that_cannot_be_loaded_costs_only_its_own_jobs(
         assert (await run(engine, one_speaker.path, model="demo")).text
 
 
+async def test_a_job_is_canceled_while_its_speakers_are_found(engine: Supervisor, long: Long) -> None:
+    given = work(long.path, diarization=True)
+    reports: list[Report] = []
+    async with asyncio.timeout(DEADLINE):
+        async for report in engine.run(given):
+            reports.append(report)
+            if isinstance(report, WindowDecoded):
+                engine.cancel(given.key)
+                canceled = time.monotonic()
+    assert reports[-1] == Canceled()
+    assert time.monotonic() - canceled < 5.0
+    assert Run(reports).all(SpeakersFound) == []
+
+
 # --- the child's life
+
+
+async def test_libraries_are_told_to_tell_nobody_what_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYANNOTE_METRICS_ENABLED", raising=False)
+    async with started() as engine:
+        assert engine.pid is not None
+        processes = psutil.Process(engine.pid).children()
+        assert processes
+        for process in processes:  # they have it from the child, which had it from nobody
+            assert process.environ()["PYANNOTE_METRICS_ENABLED"] == "0"
 
 
 async def test_a_killed_child_costs_its_job_and_the_next_one_gets_a_new_child(long: Long, one_speaker: Example) -> None:

@@ -83,6 +83,8 @@ async def test_a_hub_that_does_not_answer_now_is_no_reason_to_refuse(monkeypatch
     ("status", "headers", "token", "said"),
     [
         (403, GATED, "hf_played", ["Accept the terms", catalog.HUB_PIPELINE]),
+        (403, {}, "hf_played", ["fine-grained", "Accept the terms", catalog.HUB_PIPELINE]),
+        (401, {}, "hf_played", ["refuses HF_TOKEN", "settings/tokens"]),
         (401, GATED, "", ["HF_TOKEN is not set", "settings/tokens", catalog.HUB_PIPELINE]),
     ],
 )

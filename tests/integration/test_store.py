@@ -579,6 +579,14 @@ async def test_decoded_windows_are_kept_until_they_are_finished(store: Store) ->
     assert await store.finished_work(job.id) == FinishedWork(other)
 
 
+async def test_an_ended_job_keeps_nothing_to_go_on_from(store: Store, path: Path) -> None:
+    job = await store.save(JobUpdate(await running(store, options=DIARIZED), plan=PLAN))
+    job = await store.save(JobUpdate(job, decoded_windows=((0, b"nil"),), speaker_chunks=((0, b"nil"),)))
+    await store.save(changed(job.cancel(LATER, ERROR), LATER))
+    rows = counts(path, job.id)
+    assert (rows["decoded_windows"], rows["speaker_chunks"]) == (0, 0)
+
+
 async def test_speakers_that_were_not_found_are_not_speakers_that_were_not_looked_for(store: Store) -> None:
     job = await store.save(JobUpdate(await running(store), plan=PLAN))
     assert (await store.finished_work(job.id)).turns is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,10 +61,21 @@ def test_a_job_that_waits_for_the_pipeline_can_be_given_up(tmp_path: Path) -> No
             waiting.result(timeout=10)
 
 
+def test_on_a_cpu_transcription_goes_first() -> None:
+    settings = EngineSettings("demo", BUNDLED, diarization_model="demo")
+    threads = Diarizer(settings, "cpu", lambda: None, NoClusters())._threads
+    asked = threads.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    assert asked.result(10) == max(diarization._NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+    threads.shutdown()
+
+
 def _refusal(kind: type[HfHubHTTPError], status: int, repository: str) -> HfHubHTTPError:
     url = f"https://huggingface.co/{repository}/resolve/main/config.yaml"
-    response: Any = SimpleNamespace(status_code=status, headers={}, request=SimpleNamespace(url=url))
-    return kind(f"{status} Client Error. Cannot access gated repo for url {url}.", response=response)
+    return kind(f"{status} Client Error. Cannot access gated repo for url {url}.", response=_response(status, url))
+
+
+def _response(status: int, url: str = "") -> Any:
+    return SimpleNamespace(status_code=status, headers={}, request=SimpleNamespace(url=url))
 
 
 COMMUNITY = speaker_models.HUB_PIPELINE
@@ -79,7 +92,12 @@ COMMUNITY = speaker_models.HUB_PIPELINE
             ["account that HF_TOKEN", "https://huggingface.co/pyannote/segmentation-3.0 "],
         ),
         (_refusal(RepositoryNotFoundError, 401, COMMUNITY), True, ["refuses HF_TOKEN", "settings/tokens"]),
-        (_refusal(HfHubHTTPError, 403, COMMUNITY), True, ["refuses HF_TOKEN", COMMUNITY]),
+        (_refusal(HfHubHTTPError, 403, COMMUNITY), True, ["account that HF_TOKEN", COMMUNITY, "fine-grained"]),
+        (
+            HfHubHTTPError("See https://huggingface.co/docs/huggingface_hub", response=_response(403)),
+            True,
+            ["account that HF_TOKEN", f"https://huggingface.co/{COMMUNITY} "],
+        ),
         (speaker_models.NotGivenOutError("no"), False, ["HF_TOKEN is not set", COMMUNITY]),
         (FileNotFoundError("/secret/place/config.yaml"), True, ["WORKER_DIARIZATION_MODEL", "FileNotFoundError"]),
         (LocalEntryNotFoundError("no network"), True, ["hub does not answer", "tried again", "HF_HOME"]),
@@ -256,6 +274,7 @@ class SmallDevice:
 
 
 def test_a_device_that_had_no_room_for_so_many_windows_is_given_fewer_from_then_on(tmp_path: Path) -> None:
+    import_module("torch")  # whose streams its threads use
     settings = EngineSettings("demo", BUNDLED, diarization_model="demo")
     diarizer = Diarizer(settings, "cuda", lambda: None, NoClusters())
     models: Any = SmallDevice(10)

@@ -25,10 +25,12 @@ LimitOf = Callable[..., BatchLimit]
 def limit_of(tmp_path: Path) -> LimitOf:
     """Of turbo on a card of 24 GB, on which others weigh ``beside`` and so much is ``free``."""
 
-    def made(free: int | None, beside: int = 0, device: int | None = CARD, **given: Any) -> BatchLimit:
+    def made(
+        free: int | None, beside: int = 0, device: int | None = CARD, cpu: bool = False, **given: Any
+    ) -> BatchLimit:
         settings = EngineSettings("demo", BUNDLED, diarization_model="none", spool_dir=tmp_path, **given)
         child = EngineChild(Pipe(io.BytesIO()), settings)
-        child._device = "cuda"
+        child._device = "cpu" if cpu else "cuda"
         models: Any = child._models
         models.free_bytes, models.device_bytes = lambda: free, lambda: device
         models.weights_beside = lambda model: beside
@@ -66,13 +68,17 @@ def test_what_is_set_is_taken_and_what_an_earlier_process_learned_comes_first(li
     assert limit_of(CARD // 2, first_batch_size=2).size == 2
 
 
-def test_after_children_that_were_killed_it_begins_with_less_and_grows_again(limit_of: LimitOf) -> None:
+def test_after_processes_of_a_cpu_that_were_killed_it_takes_less_for_good(limit_of: LimitOf) -> None:
+    assert limit_of(200 * GIB, cpu=True, device=200 * GIB).size == 8
+    halved = limit_of(200 * GIB, cpu=True, device=200 * GIB, halvings=2)
+    assert (halved.size, grown(halved)) == (2, 2)
+    assert limit_of(None, cpu=True, batch_size=4, halvings=6).size == 1
+    assert limit_of(200 * GIB, cpu=True, device=200 * GIB, first_batch_size=3, halvings=1).size == 3
+
+
+def test_a_gpu_tells_itself_that_memory_is_short(limit_of: LimitOf) -> None:
     free = CARD - model_bytes("turbo", "") - GIB // 2
-    usual = limit_of(free).size
-    assert limit_of(free, halvings=2).size == usual // 4
-    assert limit_of(free, first_batch_size=6, halvings=1).size == 3
-    assert limit_of(None, batch_size=4, halvings=6).size == 1
-    assert grown(limit_of(free, halvings=6)) == usual
+    assert limit_of(free, halvings=2).size == limit_of(free).size
 
 
 @pytest.mark.parametrize(("kept", "idle", "released"), [(0, (), False), (1 << 30, (), True), (0, ("turbo",), True)])

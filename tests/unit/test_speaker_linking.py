@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -182,6 +183,16 @@ def test_voices_without_an_embedding_are_one_unknown_and_nobody_else() -> None:
         for index in range(3)
     ]
     assert _names(link(chunks)) == ["SPEAKER_00", "SPEAKER_01"] * 3
+
+
+def test_of_exclusive_turns_no_two_are_at_the_same_time_across_a_cut_either() -> None:
+    """Another's word in the gap of a cut stays where it is."""
+    said = [(10.0, 94.96, 0), (94.96, 94.99, 1), (94.99, 99.0, 0)]
+    after = [(94.96, 94.99, 1), (95.0, 120.0, 0)]
+    found = link([_chunk(0, [1, 2], said), _chunk(1, [1, 2], after)])
+    for one, other in itertools.pairwise(found.exclusive):
+        assert one.end <= other.start
+    assert [turn.speaker for turn in found.exclusive][:3] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_00"]
 
 
 def test_linking_can_be_given_up() -> None:

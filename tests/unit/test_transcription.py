@@ -197,23 +197,27 @@ def test_a_canceled_job_gives_out_what_is_in_hand_and_ends() -> None:
 
 
 def test_a_canceled_job_gives_out_what_is_in_hand_though_what_is_beside_it_ended_first() -> None:
-    beside: Future[None] = Future()
-    beside.set_exception(WorkCanceled())
-    lines = transcription(PlayedLine(), lambda: beside.done()).windows([window(0)], beside)
-    with pytest.raises(WorkCanceled):
-        next(lines)
     canceled = threading.Event()
     line = PlayedLine(lambda request: None)
-    lines = transcription(line, canceled.is_set).windows([window(0)], later := Future())
+    beside: Future[None] = Future()
+    lines = transcription(line, canceled.is_set).windows([window(0)], beside)
 
     def end() -> None:
         wait_for(lambda: bool(line.put_in))
         canceled.set()
-        later.set_exception(WorkCanceled())
+        beside.set_exception(WorkCanceled())
         line.put_in[0].done.set_result(said(line.put_in[0]))
 
-    threading.Thread(target=end).start()
+    thread = threading.Thread(target=end)
+    thread.start()
     assert next(lines)[0].index == 0
+    thread.join(10)
+
+
+def test_a_job_that_wants_nothing_leaves_the_device_to_others() -> None:
+    line = PlayedLine()
+    assert list(transcription(line).windows([], Future())) == []
+    assert line.rests
 
 
 def test_what_the_device_raises_is_raised_at_its_windows_turn() -> None:

@@ -72,6 +72,8 @@ class Batch:
 
 class RecognizerLearner:
     def __init__(self, phrases: Phrases, recipe: RecognizerRecipe) -> None:
+        if any(phase.batch % _PARTS for phase in recipe.phases):
+            raise ValueError(f"batches are computed in {_PARTS} parts of equal size")
         self._phrases = phrases
         self._recipe = recipe
         torch.manual_seed(recipe.seed)

@@ -300,11 +300,11 @@ class SqlStore:
             found = connection.execute(
                 select(chunks.c.payload).where(chunks.c.job_id == job_id).order_by(chunks.c.chunk_index)
             ).scalars()
-            heard = connection.execute(
+            words = connection.execute(
                 select(decoded.c.payload).where(decoded.c.job_id == job_id).order_by(decoded.c.window_index)
             ).scalars()
             value = Plan(plan["fingerprint"], plan["language"], plan["duration_seconds"], plan["payload"])
-            return FinishedWork(value, frozenset(done), plan["turns"], tuple(found), tuple(heard))
+            return FinishedWork(value, frozenset(done), plan["turns"], tuple(found), tuple(words))
 
         return await self._database.read(read)
 
@@ -418,15 +418,19 @@ def _write_details(connection: Connection, update: JobUpdate) -> None:
 
 
 def _write_decoded(connection: Connection, update: JobUpdate) -> None:
-    """Those that are finished in the same step, too, are gone after it."""
+    """Of an ended job nothing is of use, and of windows that are finished not what they were decoded to."""
     table, job_id = schema.decoded_windows, update.job.id
-    indices = [index for index, _ in update.decoded_windows]
-    for index in {*indices, *update.finished_windows}:
-        connection.execute(table.delete().where((table.c.job_id == job_id) & (table.c.window_index == index)))
+    if update.job.state.ended:
+        for each in (table, schema.speaker_chunks):
+            connection.execute(each.delete().where(each.c.job_id == job_id))
+        return
     kept = {index: payload for index, payload in update.decoded_windows if index not in update.finished_windows}
+    gone = {*kept, *update.finished_windows}
+    if gone:
+        connection.execute(table.delete().where((table.c.job_id == job_id) & table.c.window_index.in_(gone)))
     if kept:
-        rows_made = [{"job_id": job_id, "window_index": index, "payload": kept[index]} for index in kept]
-        connection.execute(table.insert(), rows_made)
+        made = [{"job_id": job_id, "window_index": index, "payload": payload} for index, payload in kept.items()]
+        connection.execute(table.insert(), made)
 
 
 def _is_full(error: DBAPIError) -> bool:

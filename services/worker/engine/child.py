@@ -128,7 +128,10 @@ class EngineChild:
         return self._limit(most, now)
 
     def _limit(self, most: int, now: int) -> BatchLimit:
-        return BatchLimit(most, max(1, (self._settings.first_batch_size or now) >> self._settings.halvings))
+        """A CPU's process that was killed most likely had too much memory. A GPU tells so itself."""
+        if self._device == "cpu":
+            most, now = (max(1, size >> self._settings.halvings) for size in (most, now))
+        return BatchLimit(most, self._settings.first_batch_size or now)
 
     def _fitting(self, model: LoadedModel, room: int | None) -> int:
         """Windows for which so many bytes are enough, the model's weights included."""

@@ -21,7 +21,17 @@ from services.runtime.backoff import Backoff
 from services.worker.engine import cuda, speaker_models
 from services.worker.engine.memory import BatchLimit, is_out_of_memory
 from services.worker.engine.protocol import EngineSettings
-from services.worker.engine.speaker_clusters import Bounds, ClusterProcess, Clusters, Found, Heard, Rules, joined
+from services.worker.engine.speaker_clusters import (
+    FAST_STEP,
+    Bounds,
+    ClusterProcess,
+    Clusters,
+    Found,
+    Heard,
+    Rules,
+    counting_less,
+    joined,
+)
 from services.worker.engine.speaker_models import DEMO
 from services.worker.pipeline.faults import WorkError
 from services.worker.pipeline.recording import PreparedRecording, Samples
@@ -151,13 +161,15 @@ class Diarizer:
         models = SpeakerModels(pipeline, self._device)
         if self._device == "cuda":
             cuda.settle()  # its threads have streams of their own
-        clustering = wrap_non_picklable_objects(pipeline.clustering)
+        clustering = {
+            share: wrap_non_picklable_objects(counting_less(pipeline.clustering, share)) for share in (1.0, FAST_STEP)
+        }
         pause = float(pipeline.segmentation.min_duration_off)
 
         def rules(grid: Grid) -> Rules:
             step = grid.step / SAMPLE_RATE
             windows = SlidingWindow(start=0.0, duration=models.window_seconds, step=step)
-            return Rules(clustering, windows, models.frames, pause)
+            return Rules(clustering[grid.step_share], windows, models.frames, pause)
 
         self._models, self._rules = models, rules
         if self._process is not None:

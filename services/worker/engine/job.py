@@ -146,7 +146,7 @@ class _Job:
             plan = self._plan(model, language, recording)
             self._report(Planned(plan))
             earlier = self._earlier(plan)
-            progress = _progress_of(recording, earlier)
+            progress = self._progress(recording, earlier)
             turns = held.enter_context(self._turns_beside(recording, earlier, progress))
             self._transcribe(model, plan.language, recording, earlier, progress, turns)
         return plan.duration
@@ -224,6 +224,12 @@ class _Job:
             return FinishedWork(plan)
         return earlier
 
+    def _progress(self, recording: PreparedRecording, earlier: FinishedWork) -> SpeechProgress:
+        """What is decoded is not finished before it is known who speaks."""
+        done = earlier.finished_windows | {window.index for window in earlier.decoded_windows}
+        bound = 0.0 if self._options.diarization and earlier.turns is None else 1.0
+        return SpeechProgress(recording.windows, done, time.monotonic, bound)
+
     @contextmanager
     def _turns_beside(
         self, recording: PreparedRecording, earlier: FinishedWork, progress: SpeechProgress
@@ -259,6 +265,7 @@ class _Job:
                 speakers = self._by_voice(recording, earlier.speaker_chunks, decision.detail, watch)
             found = SpeakersFound(speakers.turns, speakers.exclusive)
         self._report(found)
+        self._tell(progress.bound(1.0))
         self._report(StageChanged("transcribing"))
         return found.exclusive_turns or found.turns
 
@@ -273,18 +280,8 @@ class _Job:
             raise WorkError(error.reason, f"Speakers have to be told apart {detail}. {error.message}") from error
 
     def _watch(self, detail: str, progress: SpeechProgress) -> Watch:
-        """``detail`` stays beside the share that is shown. What is decoded is not finished before it is known who speaks."""
-        shown = 0
+        """``detail`` stays beside what it waits for."""
         said = f" · {detail}" if detail else ""
-        self._tell(progress.bound(0.0))
-
-        def note_share(share: float) -> None:
-            nonlocal shown
-            percent = 10 * int(10 * share)
-            if percent > shown:
-                shown = percent
-                self._report(StageChanged("diarizing", f"{percent} %{said}"))
-            self._tell(progress.bound(share))
 
         def check() -> None:
             self._check()
@@ -294,7 +291,7 @@ class _Job:
         return Watch(
             check,
             finished=lambda chunk: self._report(SpeakerChunkFound(chunk)),
-            progress=note_share,
+            progress=lambda share: self._tell(progress.bound(share)),
             waiting=lambda what: self._report(StageChanged("diarizing", f"{what}{said}")),
         )
 
@@ -345,8 +342,3 @@ class _Job:
     def _tell(self, progress: Progress | None) -> None:
         if progress is not None:
             self._report(progress)
-
-
-def _progress_of(recording: PreparedRecording, earlier: FinishedWork) -> SpeechProgress:
-    done = earlier.finished_windows | {window.index for window in earlier.decoded_windows}
-    return SpeechProgress(recording.windows, done, time.monotonic)

@@ -21,7 +21,7 @@ class EngineSettings:
     - gpu: the UUID of the only GPU that this child may use, "" for the first that there is.
     - batch_size: windows decoded at once in a lane; 0: by the device's memory and the model (`memory.auto_batch_size`).
     - first_batch_size: what a lane begins with, and grows from; 0: batch_size. Smaller once memory ran out.
-    - halvings: how often that is halved before, for children that were killed, most likely for want of memory.
+    - halvings: how often a CPU's batch_size is halved before, for children that were killed, most likely for want of memory.
     - engines: how many such children share the machine.
     - slots: jobs at once; cpu_threads: of each lane, 0 means the cores shared among the lanes.
     - diarization_model: "auto", "demo", "none", a hub name or a folder (``WORKER_DIARIZATION_MODEL``).

@@ -6,6 +6,7 @@ pyannote's `SpeakerDiarization.apply`.
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 import warnings
@@ -28,6 +29,9 @@ from services.worker.pipeline.speaker_linking import LEAST_ALIKE
 from services.worker.work import Voice, VoiceTurn
 
 log = structlog.get_logger()
+
+FAST_STEP = 0.5
+"""Of the usual step between two windows, where speakers switch fast."""
 
 DEATHS_ALLOWED = 3
 """Ends of the process over one chunk before that is a fault: one may be killed for want of memory."""
@@ -136,6 +140,16 @@ class ClusterProcess:
                 self._pool = child_processes.new_pool(1, _begin)
 
 
+def counting_less(clustering: Any, share: float) -> Any:
+    """pyannote's clustering for windows that overlap more, of which each is only this share of what is new. VBx takes windows for
+    independent of each other: hearing all twice it splits voices. What one counts is its acoustic scale, Fa (Landini et al., 2022)."""
+    if share == 1 or not hasattr(clustering, "Fa"):
+        return clustering
+    made = copy.deepcopy(clustering)
+    given = made.parameters(instantiated=True)
+    return made.instantiate(given | {"Fa": given["Fa"] * share})
+
+
 # --- in the process
 
 
@@ -208,9 +222,8 @@ def _sound_different(heard: Heard, clusters: NDArray[Any]) -> bool:
 
 
 def _asked(heard: Heard, active: Any, rules: Rules, fewest: int, most: int) -> NDArray[Any]:
-    with redirect_stdout(
-        io.StringIO()
-    ):  # pyannote prints warnings that nobody can act on; what is printed is the worker's log
+    # pyannote prints warnings that nobody can act on, and what is printed is the worker's log
+    with redirect_stdout(io.StringIO()):
         clusters, _, _ = rules.clustering(
             embeddings=heard.embeddings.copy(),
             segmentations=active,

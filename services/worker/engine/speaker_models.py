@@ -110,6 +110,7 @@ def shown(name: str) -> str:
 
 def failure(name: str, error: Exception, *, token: bool) -> str:
     """Why the pipeline is not there and what to do about it."""
+    error = _said_by_the_hub(error)
     if _is_full(error):
         return (
             f"The diarization model {shown(name)!r} cannot be loaded for now: the device has no room for it ({short_error(error)}). It is "
@@ -135,7 +136,7 @@ def failure(name: str, error: Exception, *, token: bool) -> str:
     said = f"The diarization model {shown(name)!r} cannot be loaded: the hub does not give out {repository}. "
     if not token:
         return f"{said}HF_TOKEN is not set. Accept the terms on {page}, make a token on {_TOKENS}, and set HF_TOKEN on the worker."
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, GatedRepoError) or (isinstance(error, HfHubHTTPError) and _status(error) == 403):
         return (
             f"{said}Accept the terms on {page} with the account that HF_TOKEN belongs to; a fine-grained token must be allowed to "
             "read gated repositories. It is tried again every few minutes."
@@ -145,6 +146,7 @@ def failure(name: str, error: Exception, *, token: bool) -> str:
 
 def is_passing(error: Exception) -> bool:
     """Whether nothing is wrong but that the hub does not answer now, or that the device is full."""
+    error = _said_by_the_hub(error)
     if _is_full(error):
         return True
     if constants.HF_HUB_OFFLINE:
@@ -155,6 +157,12 @@ def is_passing(error: Exception) -> bool:
     # the hub's client lets its HTTP library's errors through, whichever it is
     transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
     return transport or isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError)
+
+
+def _said_by_the_hub(error: Exception) -> Exception:
+    """The hub's client makes "no network" of a refusal that it has no name for; what it was is the cause."""
+    cause = error.__cause__
+    return cause if isinstance(error, LocalEntryNotFoundError) and isinstance(cause, HfHubHTTPError) else error
 
 
 def _is_full(error: Exception) -> bool:
@@ -175,7 +183,7 @@ def _status(error: HfHubHTTPError) -> int | None:
 
 def _repository(error: Exception) -> str:
     """Which one it is about: a pipeline may need models of other repositories."""
-    found = re.search(r"huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)", str(error))
+    found = re.search(r"huggingface\.co/(?:api/models/)?(?!docs/|settings/)([\w.-]+/[\w.-]+)", str(error))
     return found[1] if found else ""
 
 

@@ -19,7 +19,7 @@ from pyannote.audio.utils.reproducibility import fix_reproducibility
 from pyannote.audio.utils.signal import binarize
 from pyannote.core import SlidingWindow, SlidingWindowFeature
 
-from services.worker.engine.speaker_clusters import Heard
+from services.worker.engine.speaker_clusters import FAST_STEP, Heard
 from services.worker.pipeline.recording import Samples
 from services.worker.pipeline.windows import SAMPLE_RATE
 
@@ -27,11 +27,12 @@ from services.worker.pipeline.windows import SAMPLE_RATE
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Windows of ``size`` samples, one every ``step``, over ``samples`` of them; where they do not end with a window there is one
-    more, filled up with silence. As pyannote's `Inference.slide`."""
+    more, filled up with silence. As pyannote's `Inference.slide`. ``step_share``: of the pipeline's own step."""
 
     samples: int
     size: int
     step: int
+    step_share: float = 1.0
 
     @property
     def count(self) -> int:
@@ -81,8 +82,9 @@ class SpeakerModels:
 
     def grid(self, samples: int, fast_switching: bool) -> Grid:
         """``fast_switching``: half the step, which finds quick exchanges better and takes twice as long."""
-        step = self._usual_step * (0.5 if fast_switching else 1.0) * self.window_seconds
-        return Grid(samples, self._size, round(step * SAMPLE_RATE))
+        share = FAST_STEP if fast_switching else 1.0
+        step = self._usual_step * share * self.window_seconds
+        return Grid(samples, self._size, round(step * SAMPLE_RATE), share)
 
     def listen(self, windows: Samples, check: Callable[[], None]) -> Heard:
         """Who is heard in these windows (windows, samples), and how. ``check`` may raise to give up in between."""

@@ -49,7 +49,6 @@ from services.worker.work import (
     SpeakerChunkFound,
     SpeakersFound,
     StageChanged,
-    WindowDecoded,
     WindowFinished,
     Work,
 )
@@ -115,7 +114,7 @@ class _Run:
         self.ended = self.ended or isinstance(report, Completed | Failed | Canceled)
         if self.told.is_news(report):
             self.reports.put_nowait(report)
-            if isinstance(report, SpeakerChunkFound | SpeakersFound | WindowDecoded | WindowFinished):
+            if isinstance(report, SpeakerChunkFound | SpeakersFound | WindowFinished):
                 self.recycles = 0
 
     def send_again(self) -> None:
@@ -252,7 +251,9 @@ class Supervisor:
                 pings.cancel()
             if self._recycling is not None:
                 self._kill(child)
-            how = self._how_ended(await self._ended(child))
+            status = await self._ended(child)
+            how = self._how_ended(status)
+            self._note_kill(status)
             if self._recycling is not None:
                 how = self._recycling.reason
             message = _CRASHED.format(how=how)
@@ -348,14 +349,16 @@ class Supervisor:
         child.kill()
 
     def _how_ended(self, status: int) -> str:
-        """A child that somebody else killed begins smaller the next time: a system that is short of memory does so, and says
-        nothing."""
         if status >= 0:
             return f"exit status {status}"
-        if status != -signal.SIGKILL or self._is_killed_here:
-            return f"killed by signal {-status}"
-        self._settings = replace(self._settings, halvings=min(MOST_HALVINGS, self._settings.halvings + 1))
-        return f"killed by signal {-status}, as systems do that are short of memory"
+        by_others = status == -signal.SIGKILL and not self._is_killed_here
+        return f"killed by signal {-status}" + (", as systems do that are short of memory" if by_others else "")
+
+    def _note_kill(self, status: int) -> None:
+        """After a child that somebody else killed at its work the next one takes less: a system that is short of memory does so,
+        and says nothing."""
+        if status == -signal.SIGKILL and not self._is_killed_here and self._was_ready:
+            self._settings = replace(self._settings, halvings=min(MOST_HALVINGS, self._settings.halvings + 1))
 
     async def _bury(self, message: str) -> None:
         """Leaves no process behind, also when this task is canceled: closing the pipe ends the child.

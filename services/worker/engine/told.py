@@ -43,12 +43,14 @@ class Told:
                 is_first, self._speakers = self._speakers is None, report
                 return is_first
             case WindowDecoded(index):
-                is_first = index not in self._decoded
-                self._decoded[index] = report
+                is_first = index not in self._decoded and index not in self._windows
+                if is_first:
+                    self._decoded[index] = report
                 return is_first
             case WindowFinished(index):
                 is_first = index not in self._windows
                 self._windows.add(index)
+                self._decoded.pop(index, None)
                 return is_first
             case Progress(percent):
                 is_further, self._percent = percent > self._percent, max(percent, self._percent)

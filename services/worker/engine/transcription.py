@@ -105,6 +105,7 @@ class Transcription:
             if head.error is not None:
                 raise head.error
             yield head.window, head.segments or ()
+        self._line.rest(True)  # from the beginning where nothing is wanted
 
     # --- into line
 

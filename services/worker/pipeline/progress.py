@@ -20,10 +20,17 @@ MEMORY_SECONDS = 60.0
 class SpeechProgress:
     """The share of the speech that is finished, as it is to be reported; several threads may tell of it."""
 
-    def __init__(self, windows: Sequence[SpeechWindow], finished: frozenset[int], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        windows: Sequence[SpeechWindow],
+        finished: frozenset[int],
+        clock: Callable[[], float],
+        bound: float = 1.0,
+    ) -> None:
+        """``bound``: as `bound` would tell it."""
         self._total = math.fsum(window.seconds for window in windows)
         self._done = math.fsum(window.seconds for window in windows if window.index in finished)
-        self._bound = 1.0
+        self._bound = bound
         self._clock = clock
         self._marks = deque([(clock(), self._finished)])
         self._last = -math.inf

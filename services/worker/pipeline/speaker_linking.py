@@ -78,13 +78,19 @@ def _within(
 
 
 def _joined(said: Iterable[_Said]) -> list[_Said]:
-    """In order of time. A turn that a cut goes through is one again, and so is what two voices of one person say at once."""
+    """In order of time. A turn that a cut goes through is one again, unless somebody else is heard in between, and so is what
+    two voices of one person say at once."""
     of_person: dict[int, list[_Said]] = defaultdict(list)
+    last: _Said | None = None
     for turn in sorted(said):
-        earlier = of_person[turn.person]
+        earlier, before, last = of_person[turn.person], last, turn
         if earlier and (
             turn.start < earlier[-1].end
-            or (turn.chunk != earlier[-1].chunk and turn.start <= earlier[-1].end + JOINED_SECONDS)
+            or (
+                turn.chunk != earlier[-1].chunk
+                and turn.start <= earlier[-1].end + JOINED_SECONDS
+                and (before is None or before.person == turn.person or before.start < earlier[-1].start)
+            )
         ):
             earlier[-1] = replace(earlier[-1], end=max(turn.end, earlier[-1].end), chunk=turn.chunk)
         else:

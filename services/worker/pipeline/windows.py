@@ -20,7 +20,7 @@ SAMPLE_RATE = 16_000
 
 # Part of every fingerprint: raise it when the same recording and options would be cut into other windows, or would give
 # another text, by another version of this program.
-PLANNER_VERSION = 4
+PLANNER_VERSION = 5
 
 SHORTEST_HALF = SAMPLE_RATE // 2
 """Samples. Less than half a second is not decoded alone."""
