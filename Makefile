@@ -55,7 +55,7 @@ bench: setup  ## the benchmarks
 	@$(RUN) -m benchmarks
 
 .PHONY: models
-models: setup  ## makes the bundled models from nothing into .build/models, and compares; hours on two cores
+models: setup  ## makes the bundled models from nothing into .build/models, and compares; under two hours on two cores
 	@$(RUN) -m models.train
 
 .PHONY: faults

@@ -590,6 +590,7 @@ async def test_a_job_is_canceled_while_its_speakers_are_found(engine: Supervisor
 async def test_libraries_are_told_to_tell_nobody_what_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYANNOTE_METRICS_ENABLED", raising=False)
     async with started() as engine:
+        await ready(engine)
         assert engine.pid is not None
         processes = psutil.Process(engine.pid).children()
         assert processes
