@@ -132,10 +132,10 @@ def test_words_are_moved_by_the_silence_before_them() -> None:
     ]
 
 
-def test_a_word_over_a_silence_goes_where_its_third_quarter_ends() -> None:
+def test_a_word_over_a_silence_goes_where_its_middle_is() -> None:
     spans = [span(10, 14), span(20, 25)]
-    assert placed([(3.0, 4.2)], spans) == [(13.0, 14.0)]
-    assert placed([(3.0, 4.4)], spans) == [(20.0, 20.4)]
+    assert placed([(3.0, 4.9)], spans) == [(13.0, 14.0)]
+    assert placed([(3.0, 5.1)], spans) == [(20.0, 21.1)]
 
 
 def test_a_word_past_the_end_of_speech_is_kept_inside() -> None:

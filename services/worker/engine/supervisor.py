@@ -65,6 +65,7 @@ _TROUBLE = (
     "The engine cannot be started ({how}). The worker goes on trying, and takes no jobs meanwhile: look for the cause in"
     " its log, and check WORKER_MODEL, WORKER_DEVICE and the memory that is free."
 )
+_SHORT_OF_MEMORY = ", as systems do that are short of memory"
 _STARTING = StageChanged("loading", "the engine is starting")
 _COMMAND = (sys.executable, "-m", "services.worker.engine")
 
@@ -351,13 +352,15 @@ class Supervisor:
     def _how_ended(self, status: int) -> str:
         if status >= 0:
             return f"exit status {status}"
-        by_others = status == -signal.SIGKILL and not self._is_killed_here
-        return f"killed by signal {-status}" + (", as systems do that are short of memory" if by_others else "")
+        return f"killed by signal {-status}" + (_SHORT_OF_MEMORY if self._is_killed_by_others(status) else "")
+
+    def _is_killed_by_others(self, status: int) -> bool:
+        return status == -signal.SIGKILL and not self._is_killed_here
 
     def _note_kill(self, status: int) -> None:
         """After a child that somebody else killed at its work the next one takes less: a system that is short of memory does so,
         and says nothing."""
-        if status == -signal.SIGKILL and not self._is_killed_here and self._was_ready:
+        if self._is_killed_by_others(status) and self._was_ready:
             self._settings = replace(self._settings, halvings=min(MOST_HALVINGS, self._settings.halvings + 1))
 
     async def _bury(self, message: str) -> None:
