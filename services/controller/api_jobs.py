@@ -148,12 +148,11 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[jobs_pb2.WatchJobResponse]:
         job_id = JobId(request.job_id)
         last = request.after_event
-        with self._watchers.watch(job_id) as woken:
+        with self._watchers.watch(job_id) as watch:
             job = await self._owned(request.owner, job_id)
             ended = job.state.ended and last >= job.last_event
             while not ended:
-                woken.clear()
-                events = await self._store.events(job_id, last, EVENTS_A_READ)
+                events = watch.following(last) or await self._store.events(job_id, last, EVENTS_A_READ)
                 for event in events:
                     yield wire.event_message(event)
                     last = event.number
@@ -162,7 +161,7 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
                     now = await self._store.get_job(job_id)  # deleted, or watched from beyond its end
                     ended = now is None or (now.state.ended and last >= now.last_event)
                 if not ended and len(events) < EVENTS_A_READ:
-                    await woken.wait()
+                    await watch.wait(last)
 
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
         job = await self._owned(request.owner, request.job_id)
@@ -198,7 +197,7 @@ class JobApi(jobs_pb2_grpc.JobServiceServicer):
         header = jobs_pb2.TranscriptHeader(
             language=job.language,
             duration=wire.duration(_duration(job, finished)),
-            speakers=await self._speakers(job.id),
+            speakers=await self._speakers(job.id) if job.options.diarization else (),
             filename=job.recording.filename,
             turns=wire.turn_messages(finished),
             silent_stretches=wire.stretch_messages(job),

@@ -84,7 +84,8 @@ class Attempt:
         self._settings = settings
         self._abandoned = False
         self._stream: RunStream | None = None
-        self._finished: FinishedWork | None = None  # as it was when this attempt began: nobody else adds to it since
+        # As it was when this attempt began: nobody else adds to it since.
+        self._finished: FinishedWork | None = None if job.attempt else FinishedWork()
         self._finished_windows: set[int] | None = None
         self._plan: Plan | None = None
         self._backoff = Backoff(settings.retry_seconds / 8, settings.retry_seconds)

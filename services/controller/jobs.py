@@ -298,6 +298,11 @@ class JobUpdate:
     forget_finished_work: bool = False
     attempt_ended: AttemptState | None = None
 
+    @property
+    def events(self) -> list[Change | FinalSegment]:
+        """What watchers are told, in the order of its numbers."""
+        return sorted((*self.changes, *self.segments), key=lambda event: event.number)
+
     def then(self, later: JobUpdate) -> JobUpdate:
         """Both as one step; ``later`` was made from this one's job, and forgets nothing that this one adds."""
         return JobUpdate(

@@ -25,7 +25,7 @@ class JobJournal:
     async def record(self, update: JobUpdate) -> Job:
         """Raises ConflictError when the job is no longer what ``update`` was made from."""
         job = await self.store.save(update)
-        self._watchers.notify(job.id)
+        self._watchers.notify(job.id, update.events)
         if job.state.ended:
             log.info(
                 "remote_job_ended" if job.mode is ExecutionMode.REMOTE else "local_job_ended",

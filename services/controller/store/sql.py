@@ -34,12 +34,16 @@ from services.controller.jobs import (
 )
 from services.controller.store import rows, schema
 from services.controller.store.database import Database, Work, database
+from services.controller.store.newest import Newest
 from services.controller.store.protocol import ConflictError, Dispatch, Page, StoreError, StoreFullError, Upload
 from services.controller.store.schema import UtcDateTime
 
 T = TypeVar("T")
 
 SEGMENTS_A_READ = 500
+
+MOST_KNOWN = 2000
+"""Jobs, and uploads, that are known without a query: more than are on their way at once, a few MB."""
 
 
 def _numbered(table: Any) -> Any:
@@ -77,6 +81,8 @@ class SqlStore:
                 f"DATABASE_URL is none that can be used: {_first_line(error)}. It must be like "
                 "sqlite:///folder/file.db or postgresql+asyncpg://user@host/name, with that driver installed."
             ) from error
+        self._jobs_known: Newest[JobId, Job] = Newest(MOST_KNOWN)
+        self._uploads_known: Newest[UploadId, Upload] = Newest(MOST_KNOWN)
 
     async def open(self) -> None:
         try:
@@ -121,9 +127,15 @@ class SqlStore:
             connection.execute(table.insert().values(rows.upload_row(upload)))
             return upload
 
-        return await self._write(create)
+        write = self._uploads_known.writing(upload.id)
+        known = await self._write(create)
+        if known.id == upload.id:
+            self._uploads_known.written(write, known)
+        return known
 
     async def get_upload(self, upload_id: UploadId) -> Upload | None:
+        if (known := self._uploads_known.get(upload_id)) is not None:
+            return known
         found = await self._select(_GET_UPLOAD, {"this_id": upload_id})
         return rows.upload_of(found[0]) if found else None
 
@@ -146,11 +158,14 @@ class SqlStore:
 
     async def save_upload(self, upload: Upload) -> None:
         table = schema.uploads
-        await self._execute(table.update().where(table.c.id == upload.id).values(rows.upload_row(upload)))
+        write = self._uploads_known.writing(upload.id)
+        if await self._execute(table.update().where(table.c.id == upload.id).values(rows.upload_row(upload))):
+            self._uploads_known.written(write, upload)
 
     async def delete_upload(self, upload_id: UploadId) -> bool:
         table, used = schema.uploads, schema.jobs.c.upload_id
         free = ~exists().where(used == table.c.id)
+        self._uploads_known.writing(upload_id)
         return await self._execute(table.delete().where((table.c.id == upload_id) & free)) == 1
 
     async def blob_in_use(self, sha256: str) -> bool:
@@ -181,12 +196,19 @@ class SqlStore:
             connection.execute(schema.events.insert(), changes)
             return tuple(update.job for update in created)
 
-        return await self._write(create)
+        writes = [self._jobs_known.writing(update.job.id) for update in created]
+        jobs = await self._write(create)
+        for write, job in zip(writes, jobs, strict=False):
+            if write.key == job.id:
+                self._jobs_known.written(write, job)
+        return jobs
 
     async def jobs_of_request(self, owner: Owner, request_id: str) -> tuple[Job, ...]:
         return await self._jobs(_of_request(owner, request_id))
 
     async def get_job(self, job_id: JobId) -> Job | None:
+        if (known := self._jobs_known.get(job_id)) is not None:
+            return known
         found = await self._select(_GET_JOB, {"this_id": job_id})
         return rows.job_of(found[0]) if found else None
 
@@ -222,8 +244,11 @@ class SqlStore:
             if update.attempt_ended is not None:
                 _move_attempt(connection, job.id, job.attempt, update.attempt_ended, now)
 
+        write = self._jobs_known.writing(job.id)
         await self._write(compare_and_set)
-        return replace(job, version=job.version + 1)
+        saved = replace(job, version=job.version + 1)
+        self._jobs_known.written(write, saved)
+        return saved
 
     async def delete_job(self, job_id: JobId) -> None:
         asked, left = schema.attempts, schema.left_behind
@@ -237,6 +262,7 @@ class SqlStore:
                 connection.execute(table.delete().where(table.c.job_id == job_id))
             connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
 
+        self._jobs_known.writing(job_id)
         await self._write(delete)
 
     # --- attempts and what they made
