@@ -276,6 +276,12 @@ class UploadStream:
         return ServiceError(Reason.INTERNAL)
 
 
+def is_being_checked(upload: uploads_pb2.Upload) -> bool:
+    """Whether all bytes are there, and no more: a client takes the last offset for the end of it, which comes only after
+    the content was checked."""
+    return 0 < upload.size_bytes == upload.committed_bytes and not upload.complete
+
+
 def _header(owner: str, upload_id: str, offset: int, take_over: bool) -> uploads_pb2.WriteUploadRequest:
     header = uploads_pb2.WriteUploadHeader(owner=owner, upload_id=upload_id, offset=offset, take_over=take_over)
     return uploads_pb2.WriteUploadRequest(header=header)

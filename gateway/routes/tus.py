@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
-from gateway.controller import Controller, UploadStream
+from gateway.controller import Controller, UploadStream, is_being_checked
 from gateway.endpoints import UPLOAD_ID, Endpoint
 from gateway.errors import RETRY_SECONDS
 from gateway.metrics import Metrics
@@ -83,7 +83,8 @@ class TusRoutes:
             Endpoint("OPTIONS", one, self.options, "What of tus is spoken", None, session=False, status=204),
             Endpoint(
                 "POST", PATH, self.create, "Begins an upload that can be cut and go on", None, status=201,
-                headers=(_RESUMABLE, _LENGTH, _METADATA), stream=CONTENT_TYPE, errors=of_content,
+                headers=(_RESUMABLE, _LENGTH, _METADATA), stream=CONTENT_TYPE,
+                errors=(*of_content, Reason.UPLOAD_BUSY),
             ),
             Endpoint(
                 "HEAD", one, self.tell, "The offset to go on from; a request that still sends is ended", None,
@@ -122,6 +123,8 @@ class TusRoutes:
         upload = await self._controller.create_upload(
             owner, metadata.filename, length, metadata.sha256, metadata.request_id
         )
+        if is_being_checked(upload):
+            raise ServiceError(Reason.UPLOAD_BUSY, "All bytes are there, and are being checked. Ask again in a moment.")
         offset = upload.committed_bytes
         if sends and offset == 0:
             offset = await self._write(request, upload.upload_id, 0, length)
@@ -131,8 +134,7 @@ class TusRoutes:
     async def tell(self, request: web.Request) -> web.Response:
         _check_version(request)
         upload = await self._controller.get_upload(owner_of(request), request.match_info["upload_id"], settle=True)
-        if 0 < upload.size_bytes == upload.committed_bytes and not upload.complete:
-            # A client takes the last offset for the end of it, which comes only after the content was checked.
+        if is_being_checked(upload):
             return web.Response(status=503, headers={"Retry-After": str(RETRY_SECONDS)})
         name = base64.b64encode(upload.filename.encode()).decode()
         headers = {"Upload-Offset": str(upload.committed_bytes), "Upload-Metadata": f"filename {name}"}

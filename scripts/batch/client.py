@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -48,6 +49,8 @@ EVENT_SILENCE_SECONDS = 45.0
 UPLOADS = "/api/uploads"
 TUS = {"Tus-Resumable": "1.0.0"}
 """Uploads can be cut and go on by this protocol, https://tus.io."""
+SENT_AT_ONCE_BYTES = 1024 * 1024
+"""A recording up to this size goes with the request that begins its upload: cut, little is sent again."""
 
 WAITED_FOR = frozenset({408, 423, 425, 429, 502, 503, 504, 507})
 """Statuses of an outage: restarting, overloaded, or a disk that is full."""
@@ -279,6 +282,8 @@ class Gateway:
         """One try. One that was cut and yet moved something on is a success: the next one need not wait for long."""
         if sending.upload_id is None:
             await self._begin(sending)
+        if sending.whole:
+            return
         offset = await self._offset(sending)
         moved, sending.reached = offset > sending.reached, offset
         if sending.cut and moved:
@@ -289,16 +294,12 @@ class Gateway:
         except Away:
             sending.cut = True
             raise
-        except Refused as error:
-            if error.code == "UPLOAD_DIGEST_MISMATCH":
-                raise _damaged(sending) from error
-            raise
         if end != sending.content.size_bytes:
             raise Faulty("all of an upload was sent, and only a part of it taken")
         sending.whole = True
 
     async def _begin(self, sending: Sending) -> None:
-        """A new upload, or that of an earlier run."""
+        """A new upload, or that of an earlier run; whole at once where it is small, or its content was there already."""
         name = sending.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         sha256 = sending.content.sha256
         metadata = {"filename": name, "sha256": sha256, "requestId": upload_request_id(sending.name, sha256)}
@@ -308,18 +309,24 @@ class Gateway:
                 f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in metadata.items()
             ),
         }
-        async with self._request("POST", f"{UPLOADS}/tus", headers=headers) as response:
+        begun = partial(self._request, "POST", f"{UPLOADS}/tus")
+        if sending.content.size_bytes <= SENT_AT_ONCE_BYTES:
+            begun = partial(self._sending, sending, "POST", f"{UPLOADS}/tus", 0)
+        async with begun(headers=headers) as response:
             upload_id = response.headers.get("Location", "").rstrip("/").rpartition("/")[2]
             begins = response.headers.get("Upload-Offset", "")
         if not upload_id:
             raise Faulty("the answer to an upload names none")
         sending.upload_id = upload_id
         sending.begins = int(begins) if begins.isdigit() else None
+        sending.whole = sending.begins == sending.content.size_bytes
+        if sending.whole:
+            sending.sent(sending.content.size_bytes)
 
     async def _offset(self, sending: Sending) -> int:
-        """Asked for, unless the upload was begun just now; where nothing is missing it tells that all was checked, too."""
+        """Asked for, unless the upload was begun just now."""
         begins, sending.begins = sending.begins, None
-        if begins is not None and begins < sending.content.size_bytes:
+        if begins is not None:
             return begins
         try:
             async with self._request("HEAD", sending.address, headers=TUS) as response:
@@ -335,6 +342,16 @@ class Gateway:
 
     async def _append(self, sending: Sending, offset: int) -> int:
         """Sends what follows the offset; nothing where only the finish is missing. Returns the offset that was reached."""
+        headers = TUS | {"Upload-Offset": str(offset)}
+        async with self._sending(sending, "PATCH", sending.address, offset, headers) as response:
+            end = response.headers.get("Upload-Offset", "")
+            return int(end) if end.isdigit() else sending.content.size_bytes
+
+    @contextlib.asynccontextmanager
+    async def _sending(
+        self, sending: Sending, method: str, path: str, offset: int, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer to a request whose body is what follows the offset. Raises as `_request`, and UnreadableRecording."""
         size_bytes, unreadable = sending.content.size_bytes, list[UnreadableRecording]()
 
         async def body(file: BinaryIO, moved: Callable[[], None]) -> AsyncIterator[bytes]:
@@ -350,23 +367,29 @@ class Gateway:
                 raise
 
         sending.sent(offset)
-        headers = TUS | {
+        about = {
             "Content-Type": "application/offset+octet-stream",
             "Content-Length": str(size_bytes - offset),
-            "Upload-Offset": str(offset),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
         try:
             with open_recording(sending.path) as file:
                 async with _stall_guard() as moved:
-                    more: dict[str, Any] = {"data": body(file, moved), "headers": headers, "timeout": timeout}
-                    async with self._request("PATCH", sending.address, **more) as response:
+                    more: dict[str, Any] = {
+                        "data": body(file, moved),
+                        "headers": {**headers, **about},
+                        "timeout": timeout,
+                    }
+                    async with self._request(method, path, **more) as response:
                         moved()
-                        end = response.headers.get("Upload-Offset", "")
-                        return int(end) if end.isdigit() else size_bytes
+                        yield response
         except Away:
             if unreadable:
                 raise unreadable[0] from None
+            raise
+        except Refused as error:
+            if error.code == "UPLOAD_DIGEST_MISMATCH":
+                raise _damaged(sending) from error
             raise
 
     @contextlib.asynccontextmanager

@@ -140,11 +140,18 @@ class RunStream:
 async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path, wanted: Callable[[], bool]) -> int:
     """Brings a recording to the worker, from where an earlier upload was cut; returns the bytes sent.
 
-    Stops, with what was sent kept, once it is no longer ``wanted``. Raises LinkLostError, and ServiceError when the worker
-    refuses the recording or it cannot be read here.
+    One of a single message is not asked about first, unless it is likely to be there. Stops, with what was sent kept, once it
+    is no longer ``wanted``. Raises LinkLostError, and ServiceError when the worker refuses the recording or it cannot be
+    read here.
     """
     async with link.sending(audio.sha256):
         try:
+            if audio.size_bytes <= CHUNK_BYTES and not link.was_sent(audio.sha256):
+                try:
+                    return await _send_audio(link, audio, path, 0, wanted)
+                except grpc.aio.AioRpcError as error:
+                    if not _is_held(error):
+                        raise
             held = await link.stub.StatAudio(
                 worker_pb2.StatAudioRequest(audio=audio), metadata=link.metadata, timeout=ANSWER_SECONDS
             )
@@ -166,6 +173,7 @@ async def _send_audio(
             Reason.NOT_FOUND if gone else Reason.STORAGE_FAILED,
             f"The controller cannot read the recording ({error.strerror}). Upload it again.",
         ) from error
+    link.note_sent(audio.sha256)
     with file:
         call = link.stub.PutAudio(_put_requests(audio, file, offset, wanted), metadata=link.metadata)
         link.carry(call)
@@ -184,6 +192,12 @@ async def _put_requests(
     file.seek(offset)
     while wanted() and (data := await asyncio.to_thread(file.read, CHUNK_BYTES)):
         yield worker_pb2.PutAudioRequest(data=data)
+
+
+def _is_held(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the worker refuses what begins at the beginning because it has that, or more, already."""
+    known = meaning(error)
+    return isinstance(known, ServiceError) and known.reason is Reason.UPLOAD_OFFSET_MISMATCH
 
 
 def meaning(error: grpc.aio.AioRpcError) -> Exception:

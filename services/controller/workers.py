@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +35,9 @@ NOT_ALLOWED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMIS
 
 LONGEST_PAUSE = 12
 """In intervals: how long a worker that refuses everything is left alone at most."""
+
+MOST_SENT = 100
+"""Recordings that a link remembers to have sent: more than are on their way to a worker at once."""
 
 MODEL_STATES = {
     worker_pb2.MODEL_STATE_AVAILABLE: "available",
@@ -131,6 +135,7 @@ class WorkerLink:
         """Dispatches that it accepted."""
         self._calls: set[Call] = set()
         self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._sent: deque[str] = deque(maxlen=MOST_SENT)
         self._backoff = Backoff(settings.interval_seconds / 8, settings.interval_seconds)
         self._connected = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -237,6 +242,13 @@ class WorkerLink:
         if lock is None:
             lock = self._sending[sha256] = asyncio.Lock()
         return lock
+
+    def was_sent(self, sha256: str) -> bool:
+        """Whether some of this recording went there lately: a hint, for the worker may have lost or removed it."""
+        return sha256 in self._sent
+
+    def note_sent(self, sha256: str) -> None:
+        self._sent.append(sha256)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -170,6 +170,10 @@ class FakeGateway:
         same = (owner, about["requestId"])
         known = [upload for upload in self.uploads.values() if (upload.owner, upload.request_id) == same]
         upload = known[0] if known else self._new_upload(owner, about, int(request.headers["Upload-Length"]))
+        if request.body_exists and not upload.content:
+            await self._take(request, upload)
+        elif len(upload.content) == upload.size_bytes and not upload.complete:
+            self._finish(upload)
         headers = {"Location": f"/api/uploads/tus/{upload.upload_id}", "Upload-Offset": str(len(upload.content))}
         return web.Response(status=201, headers=headers)
 
@@ -195,6 +199,10 @@ class FakeGateway:
         upload = self._known_upload(request)
         if int(request.headers["Upload-Offset"]) != len(upload.content):
             raise refusal(409, "UPLOAD_OFFSET_MISMATCH", "the offset is another")
+        await self._take(request, upload)
+        return web.Response(status=204, headers={"Upload-Offset": str(len(upload.content))})
+
+    async def _take(self, request: web.Request, upload: FakeUpload) -> None:
         async for piece in request.content.iter_any():
             upload.content += piece
             self.received += len(piece)
@@ -202,10 +210,9 @@ class FakeGateway:
                 self.cut_after.popleft()
                 assert request.transport is not None
                 request.transport.abort()
-                return web.Response()
+                return
         if len(upload.content) == upload.size_bytes:
             self._finish(upload)
-        return web.Response(status=204, headers={"Upload-Offset": str(len(upload.content))})
 
     def _finish(self, upload: FakeUpload) -> None:
         refused = self.rejected.get(upload.filename)

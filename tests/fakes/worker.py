@@ -97,6 +97,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.max_concurrent = 0
         self.upload_limit: int | None = None
         self.uploads = 0
+        self.stats = 0
         self.asked = 0
         self.broken_streams = 0
         """So many streams break with a fault of the program after their first event."""
@@ -179,13 +180,16 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         )
 
     async def StatAudio(self, request: pb.StatAudioRequest, context: object) -> pb.StatAudioResponse:
+        self.stats += 1
         held = self.audio.get(request.audio.sha256, b"")
         return pb.StatAudioResponse(committed_bytes=len(held), complete=len(held) == request.audio.size_bytes)
 
     async def PutAudio(self, requests: AsyncIterator[pb.PutAudioRequest], context: object) -> pb.PutAudioResponse:
         header = (await anext(requests)).header
-        self.uploads += 1
         content = self.audio.setdefault(header.audio.sha256, bytearray())
+        if header.offset != len(content):
+            raise ServiceError(Reason.UPLOAD_OFFSET_MISMATCH)
+        self.uploads += 1
         async for request in requests:
             content += request.data
             if self.upload_limit is not None and len(content) >= self.upload_limit:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from scripts.batch.client import Gateway, Refused
+from scripts.batch.client import SENT_AT_ONCE_BYTES, Gateway, Refused
 from scripts.batch.content import Content, UnreadableRecording, read_content
 from scripts.batch.outages import Faulty, Outages
 from scripts.batch.state import Session
@@ -181,6 +181,65 @@ async def test_an_upload_that_is_new_is_not_asked_about(fake: FakeGateway, recor
     async with client(fake.url) as (gateway, _, _):
         await gateway.upload(recording, "a.mp3", content, lambda _size: None)
     assert fake.calls == {"session": 1, "upload": 1, "send": 1}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.mp3"
+    path.write_bytes(CONTENT[:SENT_AT_ONCE_BYTES])
+    return path
+
+
+async def test_a_small_recording_goes_with_the_request_that_begins_it(fake: FakeGateway, small: Path) -> None:
+    content = await read_content(small, lambda _done, _size: None)
+    sent: list[int] = []
+    async with client(fake.url) as (gateway, _, _):
+        await gateway.upload(small, "small.mp3", content, sent.append)
+        assert fake.calls == {"session": 1, "upload": 1}
+        await gateway.upload(small, "small.mp3", content, lambda _size: None)
+    assert fake.calls == {"session": 1, "upload": 2}
+    assert (fake.uploads["u1"].content, fake.received) == (small.read_bytes(), SENT_AT_ONCE_BYTES)
+    assert sent == sorted(sent)
+    assert (sent[0], sent[-1]) == (0, SENT_AT_ONCE_BYTES)
+
+
+async def test_a_small_recording_that_is_cut_goes_on_where_it_was_cut(fake: FakeGateway, small: Path) -> None:
+    content = await read_content(small, lambda _done, _size: None)
+    fake.cut_after.append(300_000)
+    async with client(fake.url) as (gateway, _, _):
+        await gateway.upload(small, "small.mp3", content, lambda _size: None)
+    assert (fake.uploads["u1"].content, fake.received) == (small.read_bytes(), SENT_AT_ONCE_BYTES)
+    assert fake.calls["send"] == 1
+
+
+async def test_a_small_recording_whose_last_answer_is_lost_is_not_sent_again(fake: FakeGateway, small: Path) -> None:
+    content = await read_content(small, lambda _done, _size: None)
+    fake.fault("upload", after_doing(fake, "upload"))
+    async with client(fake.url) as (gateway, _, _):
+        await gateway.upload(small, "small.mp3", content, lambda _size: None)
+    assert (fake.received, fake.begun) == (SENT_AT_ONCE_BYTES, 1)
+
+
+async def test_a_small_recording_that_is_not_what_was_hashed_cannot_be_sent(fake: FakeGateway, small: Path) -> None:
+    content = await read_content(small, lambda _done, _size: None)
+    async with client(fake.url) as (gateway, _, _):
+        small.write_bytes(CONTENT[:1000])
+        with pytest.raises(UnreadableRecording, match="shorter"):
+            await gateway.upload(small, "a.mp3", content, lambda _size: None)
+        small.write_bytes(bytes(SENT_AT_ONCE_BYTES))
+        with pytest.raises(UnreadableRecording, match="changed"):
+            await gateway.upload(small, "b.mp3", content, lambda _size: None)
+        small.unlink()
+        with pytest.raises(UnreadableRecording, match="No such file"):
+            await gateway.upload(small, "c.mp3", content, lambda _size: None)
+
+
+async def test_a_small_recording_that_is_refused_says_why(fake: FakeGateway, small: Path) -> None:
+    content = await read_content(small, lambda _done, _size: None)
+    fake.rejected["small.mp3"] = ("AUDIO_INVALID", "no audio in it")
+    async with client(fake.url) as (gateway, _, _):
+        with pytest.raises(Refused, match="AUDIO_INVALID: no audio in it"):
+            await gateway.upload(small, "small.mp3", content, lambda _size: None)
 
 
 async def test_an_upload_that_is_taken_in_part_only_is_not_believed(

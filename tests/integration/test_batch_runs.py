@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from scripts.batch.client import SENT_AT_ONCE_BYTES
 from tests.batch import SCRIPT, Batch, ended
 from tests.fakes.gateway import FakeGateway, after_doing, answers, drops, says
 from tests.ports import free_port
@@ -436,7 +437,7 @@ async def test_a_gateway_that_has_its_old_key_again_knows_the_old_session(
 
 @pytest.mark.parametrize("kind", ["offset", "send", "submit"])
 async def test_a_session_that_ends_during_the_run_is_renewed(batch: Batch, gateway: FakeGateway, kind: str) -> None:
-    batch.record("a.mp3", "b.mp3")
+    batch.record("a.mp3", "b.mp3", content=bytes(SENT_AT_ONCE_BYTES))
     if kind == "offset":  # which is asked for after a cut only
         gateway.cut_after.append(1)
 

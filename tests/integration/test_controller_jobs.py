@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -664,6 +665,33 @@ async def test_the_next_recording_is_at_the_worker_before_its_slot_is_free(clien
             await asyncio.sleep(0.01)
     assert (await client.job(second)).attempt == 0
     assert worker.dispatched == [(first, 1)]
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(10, 0), (70, 1)])
+async def test_what_goes_in_one_message_is_not_asked_about(
+    client: Client, worker: FakeWorker, seconds: int, asked: int
+) -> None:
+    content = wav(seconds=seconds)
+    (job,) = await client.create(await client.upload(content))
+    await client.wait(job.job_id, "complete")
+    assert (worker.stats, worker.uploads) == (asked, 1)
+    (again,) = await client.create(await client.upload(content))
+    await client.wait(again.job_id, "complete")
+    assert (worker.stats, worker.uploads) == (asked + 1, 1)
+
+
+@pytest.mark.parametrize("held", [1, 1000, None])
+async def test_what_a_worker_has_of_a_small_recording_is_gone_on_from(
+    client: Client, worker: FakeWorker, held: int | None
+) -> None:
+    """As a controller that was killed leaves it: the new one knows nothing of what was sent."""
+    content = wav(seconds=10)
+    sha256 = hashlib.sha256(content).hexdigest()
+    worker.audio[sha256] = bytearray(content[:held])
+    (job,) = await client.create(await client.upload(content))
+    assert (await client.wait(job.job_id, "complete")).attempt == 1
+    assert worker.audio == {sha256: content}
+    assert (worker.stats, worker.uploads) == (1, 0 if held is None else 1)
 
 
 async def test_one_recording_that_is_submitted_twice_is_sent_to_a_worker_once(tmp_path: Path) -> None:

@@ -167,10 +167,13 @@ async def test_a_finish_that_was_cut_is_done_by_no_bytes_at_the_end(setup: Setup
 
 
 async def test_the_last_offset_is_told_of_a_complete_upload_only(setup: Setup) -> None:
-    location = await all_there_but_not_finished(setup)
+    location = await all_there_but_not_finished(setup, requestId="r1")
     setup.fake.finishes = False  # it takes longer than anybody waits
+    begun = {"Upload_Length": str(len(CONTENT)), "Upload_Metadata": metadata(requestId="r1")}
     answer = await tell(setup.browser, location)
     assert (answer.status, answer.headers["Retry-After"], "Upload-Offset" in answer.headers) == (503, "5", False)
+    answer = await ask(setup.browser, "POST", PATH, **begun)
+    assert (answer.status, answer.code, "Upload-Offset" in answer.headers) == (409, "UPLOAD_BUSY", False)
     setup.fake.finishes = True
     assert (await tell(setup.browser, location)).offset == len(CONTENT)
     assert (await shown(setup.browser, location))["complete"]
