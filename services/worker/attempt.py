@@ -16,7 +16,7 @@ import structlog
 
 from services.contract.errors import Reason, ServiceError
 from services.runtime.bell import Bell
-from services.worker.work import AttemptKey, Canceled, Completed, Failed, Report
+from services.worker.work import AttemptKey, Canceled, Completed, Failed, Report, StageChanged
 
 log = structlog.get_logger()
 
@@ -60,6 +60,9 @@ class Event:
     report: Report | HandedBack
 
 
+FIRST_STAGE = StageChanged("preparing")
+"""Of an attempt that was accepted: nobody has to be told."""
+
 OUTCOMES = (Completed, Failed, Canceled, HandedBack)
 
 
@@ -82,6 +85,7 @@ class Attempt:
         self.acknowledged = 0
         self.durable = 0
         self.outcome: Event | None = None
+        self._stage = FIRST_STAGE
         self._events: list[Event] = []
         self._stream = 0
         self._attached = 0
@@ -115,9 +119,12 @@ class Attempt:
     # --- events
 
     def record(self, report: Report | HandedBack) -> bool:
-        """Numbers what happened; false for what the engine still says after the outcome, which is left out."""
-        if self.state is not AttemptState.RUNNING:
+        """Numbers what happened; false for what is left out: what the engine still says after the outcome, and a stage in
+        which the attempt is already."""
+        if self.state is not AttemptState.RUNNING or report == self._stage:
             return False
+        if isinstance(report, StageChanged):
+            self._stage = report
         event = Event(self.last_event + 1, datetime.now(UTC), report)
         self._events.append(event)
         if isinstance(report, OUTCOMES):

@@ -48,7 +48,7 @@ def window_finished(index: int) -> WindowFinished:
 
 def whole_run(windows: int = 3) -> list[Report]:
     """What an engine reports of a recording of so many windows."""
-    reports: list[Report] = [StageChanged("preparing"), Planned(plan(windows)), StageChanged("transcribing")]
+    reports: list[Report] = [StageChanged("loading"), Planned(plan(windows)), StageChanged("transcribing")]
     for index in range(windows):
         reports += [window_finished(index), Progress(100 * (index + 1) / windows)]
     return [*reports, Completed(windows * WINDOW_SECONDS, 0.5)]

@@ -15,7 +15,17 @@ from services.worker.attempt import OVER, TRANSITIONS, Attempt, AttemptState, Ha
 from services.worker.attempts import KEPT_SECONDS, RESTARTED, Attempts, Entry, JournalFullError
 from services.worker.metrics import Metrics
 from services.worker.status import Offer, WorkerStatus
-from services.worker.work import AttemptKey, Canceled, Completed, Failed, Options, Progress, Report, Work
+from services.worker.work import (
+    AttemptKey,
+    Canceled,
+    Completed,
+    Failed,
+    Options,
+    Progress,
+    Report,
+    StageChanged,
+    Work,
+)
 from tests.fakes.engine import STATE, FakeEngine, whole_run
 from tests.fakes.journal import MemoryJournal
 from tests.worker import eventually
@@ -110,6 +120,16 @@ def test_events_are_numbered_and_kept_until_acknowledged() -> None:
     assert (event.number, event.report) == (3, Progress(3.0))
     assert attempt.event_after(3) is None
     assert refused(lambda: attempt.acknowledge(4)) is Reason.INVALID_REQUEST
+
+
+def test_a_stage_in_which_it_is_already_is_not_told() -> None:
+    attempt = running()
+    loading, preparing = StageChanged("loading"), StageChanged("preparing")
+    other = StageChanged("preparing", "in two parts")
+    reports = [preparing, loading, loading, Progress(1.0), loading, preparing, other, other]
+    recorded = [report for report in reports if attempt.record(report)]
+    assert recorded == [loading, Progress(1.0), preparing, other]
+    assert [event.report for event in attempt.unwritten()] == recorded
 
 
 def test_nothing_follows_the_outcome_and_the_first_outcome_counts() -> None:

@@ -28,7 +28,7 @@ from services.worker.work import (
     StageChanged,
     Work,
 )
-from tests.fakes.engine import STATE, FakeEngine
+from tests.fakes.engine import STATE, FakeEngine, whole_run
 from tests.worker import eventually
 
 STARTING = StageChanged("loading", "the engine is starting")
@@ -185,7 +185,7 @@ async def test_a_cancel_reaches_the_engine_that_has_the_run(two: Made) -> None:
 async def test_a_run_that_its_reader_left_frees_its_place(two: Made) -> None:
     for _ in range(5):
         reports = two.fleet.run(work("a"))
-        assert await anext(reports) == StageChanged("preparing")
+        assert await anext(reports) == whole_run()[0]
         with pytest.raises(ValueError, match="is running"):
             two.fleet.run(work("a"))
         await reports.aclose()  # type: ignore[attr-defined]
