@@ -190,7 +190,8 @@ async def _put_requests(
 ) -> AsyncIterator[worker_pb2.PutAudioRequest]:
     yield worker_pb2.PutAudioRequest(header=worker_pb2.PutAudioHeader(audio=audio, offset=offset))
     file.seek(offset)
-    while wanted() and (data := await asyncio.to_thread(file.read, CHUNK_BYTES)):
+    while wanted() and offset < audio.size_bytes and (data := await asyncio.to_thread(file.read, CHUNK_BYTES)):
+        offset += len(data)
         yield worker_pb2.PutAudioRequest(data=data)
 
 

@@ -61,8 +61,14 @@ class PartialFile:
             raise ServiceError(
                 Reason.UPLOAD_OFFSET_MISMATCH, f"The upload goes on at byte {committed}, not at {offset}."
             )
-        with storage_errors():
-            self._file = await asyncio.to_thread(self._open)
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
+        try:
+            with storage_errors():
+                self._file = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            await asyncio.wait([opening])
+            raise
         self._hash = None if offset else hashlib.sha256()
         self._size = self._synced = offset
 
@@ -219,6 +225,12 @@ def _require_room(file: BinaryIO, size: int) -> None:
     disk = os.fstatvfs(file.fileno())
     if disk.f_bavail * disk.f_frsize < size + RESERVED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _close_opened(opening: asyncio.Future[BinaryIO]) -> None:
+    """Of a task that was canceled while a thread opened its file: nobody else has it."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def committed_bytes(path: Path) -> int:

@@ -11,7 +11,7 @@ import random
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -495,3 +495,24 @@ async def test_a_full_disk_is_no_forgotten_error_of_a_canceled_closing(path: Pat
     disk.writable.set()
     with pytest.raises(asyncio.CancelledError):
         await closing
+
+
+async def test_opening_that_is_canceled_leaves_no_file_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, gate, files = threading.Event(), threading.Event(), list[BinaryIO]()
+    now = PartialFile._open
+
+    def slow(file: PartialFile) -> BinaryIO:
+        began.set()
+        assert gate.wait(10)
+        files.append(now(file))
+        return files[0]
+
+    monkeypatch.setattr(PartialFile, "_open", slow)
+    opening = asyncio.ensure_future(PartialFile(path).open(0))
+    await asyncio.to_thread(began.wait, 10)
+    opening.cancel()
+    asyncio.get_running_loop().call_later(0.05, gate.set)
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await asyncio.sleep(0)
+    assert [file.closed for file in files] == [True]

@@ -51,6 +51,14 @@ def _numbered(table: Any) -> Any:
     return select(table).where(this).order_by(table.c.number).limit(bindparam("this_limit", type_=Integer))
 
 
+def _of_job(query: Any) -> Any:
+    return query.where(query.selected_columns[0].table.c.job_id == bindparam("this_id"))
+
+
+def _of_request(table: Any) -> Any:
+    return (table.c.owner == bindparam("this_owner")) & (table.c.request_id == bindparam("this_request"))
+
+
 _MADE = (schema.segments, schema.finished_windows, schema.decoded_windows, schema.speaker_chunks, schema.plans)
 """What attempts made of a job."""
 
@@ -60,12 +68,28 @@ _SAVE_JOB = schema.jobs.update().where(
     (schema.jobs.c.id == bindparam("this_id")) & (schema.jobs.c.version == bindparam("this_version"))
 )
 _GET_UPLOAD = select(schema.uploads).where(schema.uploads.c.id == bindparam("this_id"))
+_SAVE_UPLOAD = schema.uploads.update().where(schema.uploads.c.id == bindparam("this_id"))
+_UPLOAD_OF_REQUEST = select(schema.uploads).where(_of_request(schema.uploads))
+_UPLOADS_OF_CONTENT = (
+    select(schema.uploads)
+    .where(
+        (schema.uploads.c.owner == bindparam("this_owner"))
+        & (schema.uploads.c.sha256 == bindparam("this_sha256"))
+        & schema.uploads.c.complete.is_(True)
+    )
+    .order_by(schema.uploads.c.created_at)
+)
+_JOBS_OF_REQUEST = select(schema.jobs).where(_of_request(schema.jobs)).order_by(schema.jobs.c.request_index)
 _LAST_DISPATCH = (
     select(schema.attempts)
     .where(schema.attempts.c.job_id == bindparam("this_id"))
     .order_by(schema.attempts.c.number.desc())
     .limit(1)
 )
+_PLAN = _of_job(select(schema.plans))
+_WINDOWS = _of_job(select(schema.finished_windows.c.window_index))
+_CHUNKS = _of_job(select(schema.speaker_chunks.c.payload)).order_by(schema.speaker_chunks.c.chunk_index)
+_DECODED = _of_job(select(schema.decoded_windows.c.payload)).order_by(schema.decoded_windows.c.window_index)
 _EVENTS = _numbered(schema.events)
 _SEGMENTS = _numbered(schema.segments)
 
@@ -110,21 +134,20 @@ class SqlStore:
     async def _select(self, query: Any, values: dict[str, Any] | None = None) -> Sequence[RowMapping]:
         return await self._database.read(lambda connection: connection.execute(query, values).mappings().all())
 
-    async def _execute(self, statement: Any) -> int:
+    async def _execute(self, statement: Any, values: dict[str, Any] | None = None) -> int:
         """How many rows it changed."""
-        return await self._write(lambda connection: connection.execute(statement).rowcount)
+        return await self._write(lambda connection: connection.execute(statement, values).rowcount)
 
     # --- uploads
 
     async def create_upload(self, upload: Upload) -> Upload:
-        table = schema.uploads
-        same = (table.c.owner == upload.owner) & (table.c.request_id == upload.request_id)
+        same = {"this_owner": upload.owner, "this_request": upload.request_id}
 
         def create(connection: Connection) -> Upload:
-            known = connection.execute(select(table).where(same)).mappings().first() if upload.request_id else None
+            known = connection.execute(_UPLOAD_OF_REQUEST, same).mappings().first() if upload.request_id else None
             if known is not None:
                 return rows.upload_of(known)
-            connection.execute(table.insert().values(rows.upload_row(upload)))
+            connection.execute(schema.uploads.insert(), rows.upload_row(upload))
             return upload
 
         write = self._uploads_known.writing(upload.id)
@@ -143,9 +166,7 @@ class SqlStore:
         return await self._uploads(select(schema.uploads).where(schema.uploads.c.complete.is_(False)))
 
     async def uploads_of_content(self, owner: Owner, sha256: str) -> Sequence[Upload]:
-        table = schema.uploads
-        same = (table.c.owner == owner) & (table.c.sha256 == sha256) & table.c.complete.is_(True)
-        return await self._uploads(select(table).where(same).order_by(table.c.created_at))
+        return await self._uploads(_UPLOADS_OF_CONTENT, {"this_owner": owner, "this_sha256": sha256})
 
     async def unused_uploads(self, before: datetime) -> Sequence[Upload]:
         table = schema.uploads
@@ -153,13 +174,13 @@ class SqlStore:
         unused = ~exists().where(schema.jobs.c.upload_id == table.c.id)
         return await self._uploads(select(table).where(table.c.complete.is_(True) & old & unused))
 
-    async def _uploads(self, query: Any) -> Sequence[Upload]:
-        return [rows.upload_of(row) for row in await self._select(query)]
+    async def _uploads(self, query: Any, values: dict[str, Any] | None = None) -> Sequence[Upload]:
+        return [rows.upload_of(row) for row in await self._select(query, values)]
 
     async def save_upload(self, upload: Upload) -> None:
-        table = schema.uploads
+        values = rows.upload_row(upload) | {"this_id": upload.id}
         write = self._uploads_known.writing(upload.id)
-        if await self._execute(table.update().where(table.c.id == upload.id).values(rows.upload_row(upload))):
+        if await self._execute(_SAVE_UPLOAD, values):
             self._uploads_known.written(write, upload)
 
     async def delete_upload(self, upload_id: UploadId) -> bool:
@@ -186,10 +207,10 @@ class SqlStore:
         ]
         changes = [rows.change_row(update.job.id, change) for update in created for change in update.changes]
 
-        same = _of_request(created[0].job.owner, request_id)
+        same = {"this_owner": created[0].job.owner, "this_request": request_id}
 
         def create(connection: Connection) -> tuple[Job, ...]:
-            known = connection.execute(same).mappings().all() if request_id else ()
+            known = connection.execute(_JOBS_OF_REQUEST, same).mappings().all() if request_id else ()
             if known:
                 return tuple(rows.job_of(row) for row in known)
             connection.execute(schema.jobs.insert(), values)
@@ -204,7 +225,7 @@ class SqlStore:
         return jobs
 
     async def jobs_of_request(self, owner: Owner, request_id: str) -> tuple[Job, ...]:
-        return await self._jobs(_of_request(owner, request_id))
+        return await self._jobs(_JOBS_OF_REQUEST, {"this_owner": owner, "this_request": request_id})
 
     async def get_job(self, job_id: JobId) -> Job | None:
         if (known := self._jobs_known.get(job_id)) is not None:
@@ -228,8 +249,8 @@ class SqlStore:
         open_states = [state.value for state in JobState if not state.ended]
         return await self._jobs(select(table).where(table.c.state.in_(open_states)).order_by(table.c.sequence))
 
-    async def _jobs(self, query: Any) -> tuple[Job, ...]:
-        return tuple(rows.job_of(row) for row in await self._select(query))
+    async def _jobs(self, query: Any, values: dict[str, Any] | None = None) -> tuple[Job, ...]:
+        return tuple(rows.job_of(row) for row in await self._select(query, values))
 
     async def save(self, update: JobUpdate) -> Job:
         job = update.job
@@ -315,20 +336,15 @@ class SqlStore:
             await self._execute(schema.left_behind.delete().where(_left_behind(job_id, attempt)))
 
     async def finished_work(self, job_id: JobId) -> FinishedWork:
-        windows, plans = schema.finished_windows, schema.plans
-        chunks, decoded = schema.speaker_chunks, schema.decoded_windows
+        this = {"this_id": job_id}
 
         def read(connection: Connection) -> FinishedWork:
-            plan = connection.execute(select(plans).where(plans.c.job_id == job_id)).mappings().first()
+            plan = connection.execute(_PLAN, this).mappings().first()
             if plan is None:
                 return FinishedWork()
-            done = connection.execute(select(windows.c.window_index).where(windows.c.job_id == job_id)).scalars()
-            found = connection.execute(
-                select(chunks.c.payload).where(chunks.c.job_id == job_id).order_by(chunks.c.chunk_index)
-            ).scalars()
-            words = connection.execute(
-                select(decoded.c.payload).where(decoded.c.job_id == job_id).order_by(decoded.c.window_index)
-            ).scalars()
+            done, found, words = (
+                connection.execute(query, this).scalars().all() for query in (_WINDOWS, _CHUNKS, _DECODED)
+            )
             value = Plan(plan["fingerprint"], plan["language"], plan["duration_seconds"], plan["payload"])
             return FinishedWork(value, frozenset(done), plan["turns"], tuple(found), tuple(words))
 
@@ -386,12 +402,6 @@ def _sequence(token: str) -> int:
     return int(token)
 
 
-def _of_request(owner: Owner, request_id: str) -> Any:
-    table = schema.jobs
-    same = (table.c.owner == owner) & (table.c.request_id == request_id)
-    return select(table).where(same).order_by(table.c.request_index)
-
-
 @cache
 def _attempt_before(state: AttemptState) -> Any:
     """Changes an attempt that may become ``state``."""
@@ -424,7 +434,7 @@ def _write_details(connection: Connection, update: JobUpdate) -> None:
             "duration_seconds": update.plan.duration_seconds,
             "payload": update.plan.payload,
         }
-        connection.execute(schema.plans.insert().values(plan))
+        connection.execute(schema.plans.insert(), plan)
     chunks, plans = schema.speaker_chunks, schema.plans
     for index, payload in update.speaker_chunks:
         connection.execute(chunks.delete().where((chunks.c.job_id == job_id) & (chunks.c.chunk_index == index)))
