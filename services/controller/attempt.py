@@ -106,7 +106,13 @@ class Attempt:
             await self._upload()
             if self._abandoned:
                 return AttemptState.ENDED
-            accepted = await self._ask()
+            try:
+                accepted = await self._ask()
+            except ServiceError as refusal:
+                if refusal.reason is not Reason.AUDIO_MISSING or not self.link.forget_sent(self.job.recording.sha256):
+                    raise
+                await self._upload()
+                accepted = await self._ask()
             capacity = capacity_of(accepted.capacity)
         finally:
             self.link.release(capacity)

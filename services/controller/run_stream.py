@@ -140,11 +140,14 @@ class RunStream:
 async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path, wanted: Callable[[], bool]) -> int:
     """Brings a recording to the worker, from where an earlier upload was cut; returns the bytes sent.
 
-    One of a single message is not asked about first, unless it is likely to be there. Stops, with what was sent kept, once it
+    One of a single message is not asked about first, unless some of it was sent before; none is that the worker said it holds a
+    moment ago. Stops, with what was sent kept, once it
     is no longer ``wanted``. Raises LinkLostError, and ServiceError when the worker refuses the recording or it cannot be
     read here.
     """
     async with link.sending(audio.sha256):
+        if link.holds(audio.sha256):
+            return 0
         try:
             if audio.size_bytes <= CHUNK_BYTES and not link.was_sent(audio.sha256):
                 try:
@@ -155,6 +158,7 @@ async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path, wa
             held = await link.stub.StatAudio(
                 worker_pb2.StatAudioRequest(audio=audio), metadata=link.metadata, timeout=ANSWER_SECONDS
             )
+            link.note_sent(audio.sha256, held.complete)
             return 0 if held.complete else await _send_audio(link, audio, path, held.committed_bytes, wanted)
         except grpc.aio.AioRpcError as error:
             raise meaning(error) from error
@@ -173,7 +177,7 @@ async def _send_audio(
             Reason.NOT_FOUND if gone else Reason.STORAGE_FAILED,
             f"The controller cannot read the recording ({error.strerror}). Upload it again.",
         ) from error
-    link.note_sent(audio.sha256)
+    link.note_sent(audio.sha256, complete=False)
     with file:
         call = link.stub.PutAudio(_put_requests(audio, file, offset, wanted), metadata=link.metadata)
         link.carry(call)
@@ -181,6 +185,7 @@ async def _send_audio(
             answer = await call
         finally:
             link.drop(call)
+    link.note_sent(audio.sha256, answer.complete)
     sent: int = answer.committed_bytes - offset
     return sent
 

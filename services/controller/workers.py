@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -38,6 +38,9 @@ LONGEST_PAUSE = 12
 
 MOST_SENT = 100
 """Recordings that a link remembers to have sent: more than are on their way to a worker at once."""
+
+HELD_SECONDS = 300.0
+"""How long a worker is taken to hold what it said that it holds: it removes nothing that was used in the last quarter of an hour."""
 
 MODEL_STATES = {
     worker_pb2.MODEL_STATE_AVAILABLE: "available",
@@ -135,7 +138,7 @@ class WorkerLink:
         """Dispatches that it accepted."""
         self._calls: set[Call] = set()
         self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._sent: deque[str] = deque(maxlen=MOST_SENT)
+        self._sent: OrderedDict[str, float] = OrderedDict()  # digest -> when it was all there, by the loop's clock
         self._backoff = Backoff(settings.interval_seconds / 8, settings.interval_seconds)
         self._connected = asyncio.Event()
         self._disconnected = asyncio.Event()
@@ -244,11 +247,24 @@ class WorkerLink:
         return lock
 
     def was_sent(self, sha256: str) -> bool:
-        """Whether some of this recording went there lately: a hint, for the worker may have lost or removed it."""
+        """Whether some of this recording went to this life of the worker."""
         return sha256 in self._sent
 
-    def note_sent(self, sha256: str) -> None:
-        self._sent.append(sha256)
+    def holds(self, sha256: str) -> bool:
+        """Whether the worker said so lately; nobody else's word, should its disk lose it."""
+        return asyncio.get_running_loop().time() < self._sent.get(sha256, -math.inf) + HELD_SECONDS
+
+    def note_sent(self, sha256: str, complete: bool) -> None:
+        self._sent[sha256] = asyncio.get_running_loop().time() if complete else -math.inf
+        self._sent.move_to_end(sha256)
+        if len(self._sent) > MOST_SENT:
+            self._sent.popitem(last=False)
+
+    def forget_sent(self, sha256: str) -> bool:
+        """The worker says that it does not hold it; whether that is news."""
+        was_held = self.holds(sha256)
+        self._sent.pop(sha256, None)
+        return was_held
 
     async def close(self) -> None:
         await self._channel.close()
@@ -326,6 +342,8 @@ class WorkerLink:
         known = self.capacity
         if known is not None and known.instance_id == capacity.instance_id and known.revision > capacity.revision:
             return
+        if known is not None and known.instance_id != capacity.instance_id:
+            self._sent.clear()
         if known is None or (known.total, known.draining) != (capacity.total, capacity.draining):
             log.info(
                 "worker_capacity_reported",

@@ -236,6 +236,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         refusal = self.refuse(dispatch)
         if refusal is not None:
             raise refusal
+        if len(self.audio.get(dispatch.audio.sha256, b"")) != dispatch.audio.size_bytes:
+            raise ServiceError(Reason.AUDIO_MISSING)
         if self.active >= self.slots:
             raise ServiceError(Reason.WORKER_FULL)
         self.held[key] = Held(dispatch, self.plan(dispatch))

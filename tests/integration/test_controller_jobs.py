@@ -677,7 +677,16 @@ async def test_what_goes_in_one_message_is_not_asked_about(
     assert (worker.stats, worker.uploads) == (asked, 1)
     (again,) = await client.create(await client.upload(content))
     await client.wait(again.job_id, "complete")
-    assert (worker.stats, worker.uploads) == (asked + 1, 1)
+    assert (worker.stats, worker.uploads) == (asked, 1)  # it said a moment ago that it holds it
+
+
+async def test_a_recording_that_a_worker_lost_is_sent_again(client: Client, worker: FakeWorker) -> None:
+    content = wav(seconds=10)
+    for uploads in (1, 2):
+        (job,) = await client.create(await client.upload(content))
+        assert (await client.wait(job.job_id, "complete")).attempt == 1
+        assert (worker.stats, worker.uploads) == (0, uploads)
+        worker.audio.clear()
 
 
 @pytest.mark.parametrize("held", [1, 1000, None])
