@@ -101,12 +101,28 @@ def recognizer_stages(recipe: Recipe, folder: Path, say: Say) -> Stage:
         own,
         (phrases,),
     )
+    polishing = recipe.polishing.of(own)
+    polished = Stage(
+        "polished recognizer",
+        work / "polished.pt",
+        lambda path: train_recognizer(
+            phrases.product,
+            path,
+            work / "polished.checkpoint",
+            polishing,
+            polished.fingerprint,
+            say,
+            trained.product,
+        ),
+        polishing,
+        (trained,),
+    )
     return Stage(
         "recognizer's folder",
         folder / WHISPER,
-        lambda path: convert(load_recognizer(trained.product), path),
+        lambda path: convert(load_recognizer(polished.product), path),
         _Nothing(),
-        (trained,),
+        (polished,),
     )
 
 

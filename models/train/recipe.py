@@ -69,6 +69,28 @@ class RecognizerRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class PolishingRecipe:
+    """The recognizer's last steps: they begin with its averaged weights, at a low rate that falls to nothing, and are averaged
+    in their turn."""
+
+    seed: int = 5
+    phase: Phase = Phase(3000, 4, 700)
+    learning_rate: float = 3e-4
+    averaged_share: float = 0.5
+
+    def of(self, trained: RecognizerRecipe) -> RecognizerRecipe:
+        """As a training of its own."""
+        return replace(
+            trained,
+            seed=self.seed,
+            phases=(self.phase,),
+            learning_rate=self.learning_rate,
+            final_rate=0.0,
+            averaged_share=self.averaged_share,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class VoicesRecipe:
     """Synthetic people. One in ``1 / held_share`` is kept out of training, for choosing the pipeline's parameters.
 
@@ -162,6 +184,7 @@ class EvaluationRecipe:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     recognizer: RecognizerRecipe = RecognizerRecipe()
+    polishing: PolishingRecipe = PolishingRecipe()
     voices: VoicesRecipe = VoicesRecipe()
     embedding: EmbeddingRecipe = EmbeddingRecipe()
     segmentation: SegmentationRecipe = SegmentationRecipe()
@@ -178,6 +201,7 @@ QUICK = Recipe(
         phases=(Phase(300, 4, 6), Phase(500, 4, 4)),
         warm_up=2,
     ),
+    replace(FULL.polishing, phase=Phase(500, 4, 3)),
     replace(FULL.voices, identities=40, seconds_each=5.0),
     replace(FULL.embedding, steps=6, batch=16),
     replace(FULL.segmentation, steps=6, batch=4, warm_up=2, neighbors=5),

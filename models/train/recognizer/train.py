@@ -39,10 +39,13 @@ def train_recognizer(
     recipe: RecognizerRecipe,
     fingerprint: str,
     say: Callable[[str], None],
+    begin: Path | None = None,
 ) -> None:
-    """Writes the averaged weights to ``product``."""
+    """Writes the averaged weights to ``product``. ``begin``: weights to go on from, in place of none."""
     torch.set_num_threads(1)
     learner = RecognizerLearner(Phrases(phrases), recipe)
+    if begin is not None:
+        learner.network.load_state_dict(torch.load(begin, weights_only=True))
     train(learner, checkpoint, fingerprint, say)
     save(product, learner.averaged.module.state_dict())
     checkpoint.unlink(missing_ok=True)
