@@ -140,10 +140,9 @@ class RunStream:
 async def upload_audio(link: WorkerLink, audio: worker_pb2.Audio, path: Path, wanted: Callable[[], bool]) -> int:
     """Brings a recording to the worker, from where an earlier upload was cut; returns the bytes sent.
 
-    One of a single message is not asked about first, unless some of it was sent before; none is that the worker said it holds a
-    moment ago. Stops, with what was sent kept, once it
-    is no longer ``wanted``. Raises LinkLostError, and ServiceError when the worker refuses the recording or it cannot be
-    read here.
+    The worker is asked what it has, but for what it said a moment ago that it holds, and for a recording of a single message
+    that was not sent before. Stops, with what was sent kept, once it is no longer ``wanted``. Raises LinkLostError, and
+    ServiceError when the worker refuses the recording or it cannot be read here.
     """
     async with link.sending(audio.sha256):
         if link.holds(audio.sha256):

@@ -251,7 +251,7 @@ class WorkerLink:
         return sha256 in self._sent
 
     def holds(self, sha256: str) -> bool:
-        """Whether the worker said so lately; nobody else's word, should its disk lose it."""
+        """Whether the worker said so lately. Should its disk have lost it since, it refuses the dispatch: see `forget_sent`."""
         return asyncio.get_running_loop().time() < self._sent.get(sha256, -math.inf) + HELD_SECONDS
 
     def note_sent(self, sha256: str, complete: bool) -> None:
