@@ -82,7 +82,7 @@ async def test_all_bad_is_an_answer_too(setup: Setup) -> None:
 
 async def test_a_full_disk(setup: Setup) -> None:
     setup.fake.full = True
-    status, answer = await setup.browser.upload(("a.wav", b"sound" * 1_000_000))
+    status, answer = await setup.browser.upload(("a.wav", b"sound" * 700_000))
     assert (status, answer["code"]) == (507, "STORAGE_FULL")
 
 
