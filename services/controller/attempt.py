@@ -111,7 +111,9 @@ class Attempt:
             except ServiceError as refusal:
                 if refusal.reason is not Reason.AUDIO_MISSING or not self.link.forget_sent(self.job.recording.sha256):
                     raise
-                await self._upload()
+                await self._upload()  # its disk lost what it had
+                if self._abandoned:
+                    return AttemptState.ENDED
                 accepted = await self._ask()
             capacity = capacity_of(accepted.capacity)
         finally:

@@ -20,8 +20,8 @@ class Newest(Generic[Key, Value]):
     """Values by their keys, the ``most`` that were used last.
 
     Filled by writes alone: what was read may be old by the time it arrives. A value is known from the end of its write to the
-    beginning of the next one; one that fails, is canceled, or was overtaken by another leaves nothing. So another
-    process that writes to the same database can make a value old, not one that loses a write: those compare and set.
+    beginning of the next one; a write that fails, is canceled, or was overtaken by another leaves nothing. One process writes to a
+    database: what another one wrote would not be seen here.
     """
 
     def __init__(self, most: int) -> None:
